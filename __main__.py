@@ -1,0 +1,5 @@
+"""`python -m kolmogram` is the `kolmogram` command."""
+
+from .cli import main
+
+main()

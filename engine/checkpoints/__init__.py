@@ -1,0 +1,1 @@
+"""Any run as an ordered sequence of lazy checkpoints."""

@@ -1,0 +1,1 @@
+"""Coarse-graining: transforms, quantisers, and the rate–distortion search."""

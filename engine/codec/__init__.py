@@ -1,0 +1,1 @@
+"""Entropy coders and the .kolmo container."""

@@ -1,0 +1,1 @@
+"""What makes a loss out of weights."""

@@ -1,0 +1,1 @@
+"""Spectral-entropy regulariser, grokking runs, checkpoint schedules."""
