@@ -22,7 +22,7 @@ _WHERE = {
     "complexity": ".engine.coarse",
     "compress": ".engine.coarse",
     "decompress": ".engine.coarse",
-    "quantized_entropy": ".analyzers.entropy",
+    "quantized_entropy": ".kernels.dispatch",
     "spectrum": ".analyzers.spectrum",
     "SpectralEntropyRegularizer": ".engine.training.regularizer",
     "WeightNoise": ".engine.training.noise",
@@ -46,7 +46,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .analyzers.entropy import quantized_entropy
     from .analyzers.spectrum import spectrum
     from .engine.analysis import analyze
     from .engine.checkpoints import Checkpoint, Run, open_run
@@ -56,3 +55,4 @@ if TYPE_CHECKING:
     from .engine.training.noise import WeightNoise
     from .engine.training.regularizer import SpectralEntropyRegularizer
     from .engine.training.schedule import CheckpointSchedule
+    from .kernels.dispatch import quantized_entropy
