@@ -1,0 +1,27 @@
+import pytest
+
+from kolmogram.engine.files import atomic_path, write_bytes, write_text
+
+
+def test_writes_and_makes_missing_folders(tmp_path):
+    write_bytes(tmp_path / "a" / "b.bin", b"\x00\x01")
+    assert (tmp_path / "a" / "b.bin").read_bytes() == b"\x00\x01"
+
+
+def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "table.csv"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half a tab")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_temporary_file_keeps_the_suffix_and_the_usual_mode(tmp_path):
+    ordinary = tmp_path / "ordinary.png"
+    ordinary.touch()
+    with atomic_path(tmp_path / "figure.png") as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "figure.png").stat().st_mode == ordinary.stat().st_mode
