@@ -1,5 +1,4 @@
 import pytest
-
 from kolmogram.engine.files import atomic_path, write_bytes, write_text
 
 
@@ -11,9 +10,14 @@ def test_writes_and_makes_missing_folders(tmp_path):
 def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
     target = tmp_path / "table.csv"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half a tab")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half a tab")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
