@@ -1,1 +1,6 @@
-"""Any run as an ordered sequence of lazy checkpoints."""
+"""Any run as an ordered sequence of lazy checkpoints: `open_run(path)`, whatever framework wrote it."""
+
+from .checkpoint import Checkpoint, TensorInfo
+from .run import Run, open_run
+
+__all__ = ["Checkpoint", "Run", "TensorInfo", "open_run"]

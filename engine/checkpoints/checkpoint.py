@@ -1,0 +1,122 @@
+"""One saved state of a run. Listing it reads headers only; a tensor is read when it is asked for, and only that one."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from .contents import Claim, Contents, tidied
+from .readers import readers
+from .stored import Stored, guarded
+
+_SAMPLE = (
+    1 << 16
+)  # bytes at each end of a file: the safetensors header is at the front, a zip's checksums are at the back
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What is known of a tensor without reading it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    nbytes: int
+
+
+class Checkpoint:
+    """The weights and buffers saved at one step, by the names the module itself uses.
+
+    A checkpoint that cannot be listed (truncated, hostile, lying) has `broken` set; asking it for names or tensors
+    raises that error, and everything else about it still works.
+    """
+
+    def __init__(self, claim: Claim, reader: str, name: str) -> None:
+        self.path: Path = claim.path
+        self.name: str = name
+        self.step: int | None = None
+        self.epoch: int | None = None
+        self.metrics: dict[str, float] = {}
+        self.format: str = readers()[reader].FORMAT
+        self.broken: CheckpointError | None = None
+        self._files = claim.files
+        self._reader = reader
+        self._list()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, step={self.step}, format={self.format!r}, broken={self.broken is not None})"
+
+    def names(self) -> tuple[str, ...]:
+        """Weights and buffers in file order; of tied tensors only the first (see `aliases`)."""
+        return tuple(self._contents().tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape, dtype and size in bytes of one tensor."""
+        stored = self._stored(name)
+        return TensorInfo(name, stored.shape, stored.dtype, prod(stored.shape) * stored.dtype.itemsize)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, contiguous, on the CPU, in the dtype it was saved in; nothing else is read."""
+        stored = self._stored(name)
+        with guarded(self.path, f"reading tensor {name!r}"):
+            return stored.read()
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and tensor, one at a time."""
+        for name in self.names():
+            yield name, self.tensor(name)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Tied name → the name that holds the storage."""
+        return self._contents().aliases
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Stored name → why it is not given (optimiser state, a dtype torch does not have, …)."""
+        return self._contents().skipped
+
+    def fingerprint(self) -> str:
+        """32 hex digits that change when a file of the checkpoint changes: names, sizes, times, both ends of each file."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self._files:
+            with guarded(path, "reading"):
+                status = path.stat()
+                digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+                with path.open("rb", buffering=0) as stream:
+                    digest.update(stream.read(_SAMPLE))
+                    stream.seek(max(0, status.st_size - _SAMPLE))
+                    digest.update(stream.read(_SAMPLE))
+        return digest.hexdigest()
+
+    def _list(self) -> None:
+        try:
+            contents = _contents_of(self)
+        except CheckpointError as error:
+            self.broken = error
+        else:
+            self.format, self.step, self.epoch = contents.format, contents.step, contents.epoch
+            self.metrics = dict(contents.metrics)
+
+    def _contents(self) -> Contents:
+        if self.broken is not None:
+            raise self.broken
+        return _contents_of(self)
+
+    def _stored(self, name: str) -> Stored:
+        tensors = self._contents().tensors
+        if name not in tensors:
+            raise CheckpointError(f"{self.path}: has no tensor {name!r}; names() lists what it has")
+        return tensors[name]
+
+
+@lru_cache(maxsize=16)
+def _contents_of(checkpoint: Checkpoint) -> Contents:
+    """The listing of a checkpoint. Only a few are kept: a run may have thousands of checkpoints of thousands of tensors."""
+    with guarded(checkpoint.path, "listing the tensors"):
+        return tidied(readers()[checkpoint._reader].read(checkpoint.path))

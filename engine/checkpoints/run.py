@@ -1,0 +1,121 @@
+"""`open_run`: a folder, a single checkpoint or a glob as a sequence of checkpoints ordered by step."""
+
+import glob
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint
+from .contents import Claim
+from .discovery import claims_in, discover, fixed_part, matches
+from .names import natural
+from .steps import epoch_in_name, step_in_name
+from .stored import broken, guarded
+
+READABLE = ".safetensors, .npz, .pt, .pth, .ckpt, pytorch_model.bin"
+
+
+class Run(Sequence[Checkpoint]):
+    """The checkpoints of a run by step; those without a step come last, by name. Equal steps are all kept, by name."""
+
+    def __init__(
+        self,
+        path: Path,
+        checkpoints: Iterable[Checkpoint],
+        problems: Iterable[CheckpointError],
+        config: dict[str, Any] | None,
+    ) -> None:
+        self.path = path
+        self.problems = list(problems)  # what could not be opened, broken checkpoints included
+        self.config = config  # config.json at the root of the run
+        self._checkpoints = sorted(checkpoints, key=_order)
+
+    def __len__(self) -> int:
+        return len(self._checkpoints)
+
+    @overload
+    def __getitem__(self, index: int) -> Checkpoint: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Run": ...
+    def __getitem__(self, index: int | slice) -> "Checkpoint | Run":
+        if isinstance(index, slice):
+            return Run(self.path, self._checkpoints[index], self.problems, self.config)
+        return self._checkpoints[index]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self)} checkpoints, {len(self.problems)} problems)"
+
+
+def open_run(path: str | Path) -> Run:
+    """List the checkpoints that a folder, a file or a glob pattern names; no tensor is read.
+
+    Raises CheckpointError, one line, when there is no checkpoint or none of them can be read. A broken checkpoint among
+    good ones stays in the run with `broken` set.
+    """
+    given = Path(path).expanduser()
+    if glob.has_magic(str(given)) and not given.exists():
+        root, claims = fixed_part(str(given)), list(matches(str(given)))
+    elif given.is_dir():
+        root, claims = given, list(discover(given))
+    elif given.exists():
+        root, claims = given.parent, list(claims_in(given.parent, [given.name]))
+    else:
+        raise broken(given, "does not exist", "give a run's folder, a checkpoint or a glob")
+    if not claims:
+        raise broken(given, "holds no checkpoint" if given.is_dir() else "is not a checkpoint", f"known are {READABLE}")
+    return _run(given, root, claims)
+
+
+def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
+    checkpoints = [Checkpoint(claim, reader, _name(claim.path, root)) for reader, claim in _distinct(claims)]
+    problems = [checkpoint.broken for checkpoint in checkpoints if checkpoint.broken]
+    if len(problems) == len(checkpoints):
+        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
+        raise CheckpointError(f"{problems[0]}{more}")
+    for checkpoint in checkpoints:
+        if checkpoint.step is None:
+            checkpoint.step = step_in_name(checkpoint.name)
+        if checkpoint.epoch is None:
+            checkpoint.epoch = epoch_in_name(checkpoint.name)
+    if all(checkpoint.step is None for checkpoint in checkpoints):  # epochs and steps are never mixed on one axis
+        for checkpoint in checkpoints:
+            checkpoint.step = checkpoint.epoch
+    try:
+        config = _config(root)
+    except CheckpointError as error:
+        config, problems = None, [*problems, error]
+    return Run(given, checkpoints, problems, config)
+
+
+def _distinct(claims: list[tuple[str, Claim]]) -> Iterator[tuple[str, Claim]]:
+    """Every file once: a link to a checkpoint of the run (`last.ckpt`, `best.pt`) is not another one."""
+    real = sorted(claims, key=lambda item: item[1].path.is_symlink())
+    seen: set[Path] = set()
+    for reader, claim in real:
+        target = claim.path.resolve()
+        if target not in seen:
+            seen.add(target)
+            yield reader, claim
+
+
+def _name(path: Path, root: Path) -> str:
+    """The path relative to the run; a Hugging Face folder stands for the one model in it."""
+    relative = path.relative_to(root)
+    if path.name.startswith(("model.safetensors", "pytorch_model.bin")) and relative.parent.name:
+        relative = relative.parent
+    return relative.as_posix()
+
+
+def _order(checkpoint: Checkpoint) -> tuple[bool, int, tuple[tuple[int, int | str], ...]]:
+    return checkpoint.step is None, checkpoint.step or 0, natural(checkpoint.name)
+
+
+def _config(root: Path) -> dict[str, Any] | None:
+    path = root / "config.json"
+    if not path.is_file():
+        return None
+    with guarded(path, "reading JSON"):
+        config = json.loads(path.read_bytes())
+    return config if isinstance(config, dict) else None

@@ -1,0 +1,60 @@
+"""The step of a checkpoint: from what its files say first, from what they are called second."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+# Counters of optimiser steps, most telling first: Lightning and transformers, nanoGPT, DeepSpeed, fairseq, everybody's own.
+STEP_KEYS = ("global_step", "iter_num", "global_steps", "num_updates", "step", "iteration", "iter", "steps", "it")
+EPOCH_KEYS = ("epoch", "epochs")
+
+_END = r"(?![0-9]*[A-Za-z])"  # step10k is not step 10
+_STEP = re.compile(rf"(?<![A-Za-z])(?:global[-_]?)?(?:steps?|iter(?:ation)?s?|itr|updates?)[-_=.]?(\d+){_END}", re.I)
+_CHECKPOINT = re.compile(rf"(?<![A-Za-z])(?:checkpoint|ckpt|chkpt)[-_=.]?(\d+){_END}", re.I)
+_EPOCH = re.compile(rf"(?<![A-Za-z])(?:epochs?|ep)[-_=.]?(\d+){_END}", re.I)
+_NUMBER = re.compile(r"^(\d+)$")
+_TRAILING = re.compile(r"(?:[-_]|(?<!\d)\.)(\d+)$")  # theta.500, not acc_0.95
+_SUFFIX = re.compile(r"\.(safetensors|npz|pth|pt|ckpt|bin|tar|index|json)$", re.I)
+
+
+def as_count(value: Any) -> int | None:
+    """`value` as a count of steps, if it can be one: 500, 500.0 or "500", but neither True nor -1 nor 1.5."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 2**63 and value == int(value) else None
+
+
+def count_among(values: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    """The first of `keys` that holds a count."""
+    return next((count for key in keys if (count := as_count(values.get(key))) is not None), None)
+
+
+def step_in_name(name: str) -> int | None:
+    """The step in a path relative to its run (`checkpoint-500/model.safetensors`, `epoch=3-step=120.ckpt`)."""
+    file, *folders = reversed(_parts(name))
+    for pattern in (_STEP, _CHECKPOINT):
+        for part in (file, *folders):
+            if found := pattern.search(part):
+                return int(found[1])
+    if _EPOCH.search(file):
+        return None
+    for pattern, parts in ((_NUMBER, (file, *folders)), (_TRAILING, (file,))):
+        for part in parts:
+            if found := pattern.search(part):
+                return int(found[1])
+    return None
+
+
+def epoch_in_name(name: str) -> int | None:
+    """The epoch in a path relative to its run (`epoch=3.ckpt`)."""
+    return next((int(found[1]) for part in reversed(_parts(name)) if (found := _EPOCH.search(part))), None)
+
+
+def _parts(name: str) -> list[str]:
+    *folders, file = PurePath(name).parts or ("",)
+    while (shorter := _SUFFIX.sub("", file)) != file:
+        file = shorter
+    return [*folders, file]
