@@ -14,9 +14,7 @@ from .contents import Claim, Contents, tidied
 from .readers import readers
 from .stored import Stored, guarded
 
-_SAMPLE = (
-    1 << 16
-)  # bytes at each end of a file: the safetensors header is at the front, a zip's checksums are at the back
+_SAMPLE = 1 << 16  # bytes at each end of a file: safetensors headers are in front, a zip's checksums at the back
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Checkpoint:
         return self._contents().skipped
 
     def fingerprint(self) -> str:
-        """32 hex digits that change when a file of the checkpoint changes: names, sizes, times, both ends of each file."""
+        """32 hex digits that change when one of its files changes: names, sizes, times, both ends of each file."""
         digest = hashlib.blake2b(digest_size=16)
         for path in self._files:
             with guarded(path, "reading"):
@@ -117,6 +115,6 @@ class Checkpoint:
 
 @lru_cache(maxsize=16)
 def _contents_of(checkpoint: Checkpoint) -> Contents:
-    """The listing of a checkpoint. Only a few are kept: a run may have thousands of checkpoints of thousands of tensors."""
+    """The listing of a checkpoint. Few are kept: a run may have thousands, with thousands of tensors each."""
     with guarded(checkpoint.path, "listing the tensors"):
         return tidied(readers()[checkpoint._reader].read(checkpoint.path))

@@ -30,9 +30,7 @@ class Contents:
     metrics: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)  # stored name -> why it is not given
     aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> the name that holds the storage
-    attributes: tuple[
-        str, ...
-    ] = ()  # attribute names of a wrapping module that may be stripped when all names share one
+    attributes: tuple[str, ...] = ()  # stripped when every name starts with the same one
 
 
 def tidied(contents: Contents) -> Contents:

@@ -15,7 +15,7 @@ _COMPANIONS = ("optim*", "*optim_states.pt", "scheduler*", "scaler*", "rng_state
 
 
 def discover(root: Path) -> Iterator[tuple[str, Claim]]:
-    """(reader, claim) for every checkpoint below a folder, in natural order; hidden files and folders are left alone."""
+    """(reader, claim) for every checkpoint below a folder, in natural order; nothing hidden."""
     for folder, subfolders, names in os.walk(root):
         claims = list(claims_in(Path(folder), names))
         if any(claim.path == Path(folder) for _, claim in claims):

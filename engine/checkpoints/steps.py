@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
-# Counters of optimiser steps, most telling first: Lightning and transformers, nanoGPT, DeepSpeed, fairseq, everybody's own.
+# Counters of optimiser steps, most telling first: Lightning, nanoGPT, DeepSpeed, fairseq, everybody's own.
 STEP_KEYS = ("global_step", "iter_num", "global_steps", "num_updates", "step", "iteration", "iter", "steps", "it")
 EPOCH_KEYS = ("epoch", "epochs")
 
@@ -25,6 +26,17 @@ def as_count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**63 and value == int(value) else None
+
+
+def numbers(values: Mapping[Any, Any]) -> dict[str, float]:
+    """What a checkpoint says about itself in numbers (loss, epoch, …), its step apart; "0.5" counts as a number."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if key in STEP_KEYS or isinstance(value, bool) or not isinstance(value, int | float | str):
+            continue
+        with suppress(ValueError, OverflowError):
+            found[str(key)] = float(value)
+    return found
 
 
 def count_among(values: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:

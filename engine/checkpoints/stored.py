@@ -32,9 +32,8 @@ def guarded(path: Path, doing: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except OSError as error:
-        raise broken(
-            path, f"{doing} failed ({error.strerror or error})", "check that it exists and is readable"
-        ) from error
+        what = f"{doing} failed ({error.strerror or error})"
+        raise broken(path, what, "check that it exists and is readable") from error
     except Exception as error:  # what a parser raises is up to the bytes of the file, not to us
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise broken(path, f"{doing} failed ({reason})", "the file is damaged or not what its name says") from error
@@ -125,7 +124,7 @@ class Span:
         """Read the bytes that the tensor covers into fresh memory; a strided view is then made contiguous."""
         raw = torch.empty(self.covered(), dtype=torch.uint8)
         if raw.numel():
-            self.file.fill(self.offset, memoryview(raw.numpy()))
+            self.file.fill(self.offset, raw.numpy().data)
         flat = raw.view(self.dtype)
         if self.stride is None:
             return flat.view(self.shape)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..contents import Claim, Contents
-from ..steps import EPOCH_KEYS, STEP_KEYS, count_among
+from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
 from ..stored import File, Span, broken, counts, guarded, shape_of
 
 FORMAT = "safetensors"
@@ -62,6 +62,7 @@ def read(path: Path) -> Contents:
             tensors,
             step=count_among(metadata, STEP_KEYS),
             epoch=count_among(metadata, EPOCH_KEYS),
+            metrics=numbers(metadata),
             skipped=skipped,
         )
 
