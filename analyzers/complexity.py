@@ -1,0 +1,39 @@
+"""Complexity C_ε: the bytes of a real file whose decoded weights keep the loss within ε.
+
+The search is `engine.coarse`; this file says which columns its results become.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from .base import Analyzer, analyzer
+
+if TYPE_CHECKING:
+    from ..engine.coarse import Complexity
+
+PREFIX = {"kolmogram": "complexity", "paper": "paper"}
+"""Column prefix per method: numbers of different methods never share a column."""
+
+
+@analyzer("complexity")
+class ComplexityAnalyzer(Analyzer):
+    """Bytes and decoded loss per ε, and where the bytes went."""
+
+    units: ClassVar = {
+        "complexity_bytes": "bytes",
+        "complexity_loss": "nats per example",
+        "paper_bytes": "bytes",
+        "paper_loss": "nats per example",
+    }
+
+    def columns(self, method: str, epsilon: float, result: "Complexity | None") -> dict[str, float]:
+        """Columns of one ε; all NaN where no feasible description was found."""
+        size, loss = (
+            (result.bytes, float(result.loss)) if result and result.status == "ok" else (float("nan"), float("nan"))
+        )
+        return {f"{PREFIX[method]}_bytes@{epsilon}": size, f"{PREFIX[method]}_loss@{epsilon}": loss}
+
+    def tensors(self, method: str, epsilon: float, result: "Complexity") -> Mapping[str, tuple[str, float, str]]:
+        """Tensor → (value's name, bytes, the transform that was chosen for it)."""
+        name = f"{PREFIX[method]}_bytes@{epsilon}"
+        return {tensor: (name, cost.bytes, cost.transform) for tensor, cost in result.per_tensor.items()}

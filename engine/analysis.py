@@ -1,0 +1,150 @@
+"""`analyze`: the main job. A run's checkpoints in, its complexity trajectory out."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..analyzers import ANALYZERS
+from ..kernels.dispatch import choose_backend
+from .checkpoints import Run, open_run
+from .errors import CheckpointError, KolmogramError
+from .executor import run_local
+from .files import write_bytes
+from .measurement import Outcome, Settings, measure_checkpoint
+from .provenance import describe, task_identity
+from .store import Key, Store
+from .tables import checkpoint_labels, make_trajectory
+from .tasks import load_task
+from .trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far `analyze` is: checkpoints done by this call, to do in all, and found finished in the store."""
+
+    done: int
+    total: int
+    finished_before: int
+    checkpoint: str = ""
+    problem: str = ""
+
+
+def analyze(
+    run: Run | str | Path,
+    task: Any = None,
+    measures: Sequence[str] | None = None,
+    epsilons: Sequence[float] = (1.0,),
+    out: str | Path | None = None,
+    device: str = "auto",
+    *,
+    method: str = "kolmogram",
+    workers: int = 1,
+    seed: int = 0,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Trajectory:
+    """Measure every checkpoint of a run.
+
+    `task`: an object with `loss(params)`, a specification as for `--task`, or None (a run that names its own task in
+    config.json uses that; any other is measured without one, in weight space). `measures`: names in
+    `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
+    `out`: folder for the tables and for the store that makes the next call repeat nothing; None writes nothing.
+
+    A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    loaded = load_task(task, run) if task is None or isinstance(task, str) else task
+    backend = choose_backend(None if device == "auto" else device)
+    settings = Settings(
+        measures=_known(measures),
+        epsilons=_positive(epsilons),
+        method=method,
+        seed=seed,
+        task=task_identity(loaded, task if isinstance(task, str) else None),
+        device=backend.device,
+    )
+    out = None if out is None else Path(out)
+    with Store(out / "store.sqlite" if out else None) as store:
+        plan, broken = _plan(run, settings)
+        jobs = [Job(i, todo) for i, c in enumerate(run) if (todo := [key for key in plan[c.name] if key not in store])]
+        setup = partial(_start, run, settings, task if workers > 1 else loaded)
+        outcomes = _reported(run_local(setup, jobs, workers), len(jobs), len(run) - len(broken), progress)
+        failures = _keep(outcomes, store, None if out is None else out / "kolmo", checkpoint_labels(run))
+        trajectory = make_trajectory(run, plan, store, failures, broken)
+    trajectory.provenance.update(describe(run.path, settings, backend))
+    if out:
+        trajectory.save(out)
+    return trajectory
+
+
+def default_out(run: str | Path) -> Path:
+    """Where a run's tables go unless told otherwise: `RUN/kolmogram`, or beside a single checkpoint or glob."""
+    path = Path(run)
+    if path.is_dir():
+        return path / "kolmogram"
+    return path.with_name(f"{path.stem}.kolmogram") if path.is_file() else Path("kolmogram")
+
+
+class Job(NamedTuple):
+    """Work on one checkpoint: its index in the run, and what is still to do."""
+
+    index: int
+    work: list[Key]
+
+
+def _start(run: Run, settings: Settings, task: Any) -> Callable[[Job], Outcome]:
+    """The function that does jobs in this process, with the task made here unless it came as an object."""
+    task = load_task(task, run) if task is None or isinstance(task, str) else task
+    return lambda job: measure_checkpoint(run[job.index], job.work, settings, task)
+
+
+def _plan(run: Run, settings: Settings) -> tuple[dict[str, list[Key]], dict[str, str]]:
+    """The work that the settings mean for each checkpoint, and why some checkpoints can have none."""
+    plan: dict[str, list[Key]] = {}
+    broken: dict[str, str] = {}
+    for checkpoint in run:
+        try:
+            if checkpoint.broken is not None:
+                raise checkpoint.broken
+            plan[checkpoint.name] = settings.work(checkpoint)
+        except CheckpointError as error:
+            plan[checkpoint.name], broken[checkpoint.name] = [], str(error)
+    return plan, broken
+
+
+def _keep(outcomes: Iterable[Outcome], store: Store, folder: Path | None, labels: Mapping[str, str]) -> dict[Key, str]:
+    """Store what is finished, files first, one transaction per checkpoint; failures are returned: next time, again."""
+    failures: dict[Key, str] = {}
+    for outcome in outcomes:
+        for epsilon, encoded in outcome.files.items() if folder else ():
+            write_bytes(folder / f"{labels[outcome.checkpoint]}@{epsilon}.kolmo", encoded)
+        store.put(outcome.results.items())
+        failures |= outcome.failures
+    return failures
+
+
+def _reported(
+    outcomes: Iterable[Outcome], total: int, measurable: int, progress: Callable[[Progress], None]
+) -> Iterator[Outcome]:
+    """Pass outcomes on, telling how far we are after each has been kept."""
+    state = Progress(0, total, measurable - total)
+    progress(state)
+    for done, outcome in enumerate(outcomes, 1):
+        yield outcome
+        problem = next(iter(outcome.failures.values()), "")
+        progress(replace(state, done=done, checkpoint=outcome.checkpoint, problem=problem))
+
+
+def _known(measures: Sequence[str] | None) -> tuple[str, ...]:
+    if unknown := set(measures or ()) - set(ANALYZERS):
+        raise KolmogramError(f"unknown measure {', '.join(sorted(unknown))}; there are {', '.join(ANALYZERS)}")
+    return tuple(name for name in ANALYZERS if measures is None or name in measures)
+
+
+def _positive(epsilons: Sequence[float]) -> tuple[float, ...]:
+    values = tuple(dict.fromkeys(map(float, epsilons)))
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise KolmogramError(f"epsilon must be a positive number of nats, got {', '.join(map(str, values))}")
+    return values

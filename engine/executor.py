@@ -1,0 +1,72 @@
+"""Where checkpoints are measured: in this process, or in several.
+
+Jobs are independent and their results do not depend on how many workers there are or who finishes first.
+"""
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from .errors import KolmogramError
+
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
+
+
+def run_local(
+    setup: Callable[[], Callable[[Job], Outcome]], jobs: Iterable[Job], workers: int = 1
+) -> Iterator[Outcome]:
+    """Do the jobs and give each outcome as it is ready.
+
+    `setup()` makes the function that does one job; with several workers it is called once in each process, so it and
+    the jobs must be picklable. Processes are spawned, never forked: a forked CUDA context is broken.
+    """
+    jobs = list(jobs)
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(setup(), jobs)
+        return
+    _check_picklable(setup)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(setup, threads),
+    )
+    try:
+        for future in as_completed([pool.submit(_work, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        hint = "out of memory? Try fewer --workers; finished checkpoints are kept"
+        raise KolmogramError(f"a worker process died ({hint})") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_picklable(setup: Any) -> None:
+    try:
+        pickle.dumps(setup)
+    except Exception as error:
+        hint = "give the task by its file or module, or use one worker"
+        raise KolmogramError(f"cannot be sent to worker processes: {error}; {hint}") from error
+
+
+_job_function: Callable[[Any], Any] | None = None
+
+
+def _start_worker(setup: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+    """Runs once in each worker process: shares the cores out, then prepares the job function."""
+    global _job_function
+    import torch
+
+    torch.set_num_threads(threads)
+    _job_function = setup()
+
+
+def _work(job: Any) -> Any:
+    assert _job_function is not None
+    return _job_function(job)

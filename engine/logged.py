@@ -1,0 +1,51 @@
+"""What a run says about itself: metrics.csv of `kolmogram train`, and the metrics inside checkpoint files."""
+
+import csv
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from .checkpoints import Checkpoint, Run
+
+
+class RunLog:
+    """Logged numbers by checkpoint: those in the checkpoint's own files, then the row of metrics.csv of its step.
+
+    They are joined to the trajectory beside what was measured, and never replace a column of the same name.
+    """
+
+    def __init__(self, run: Run) -> None:
+        folder = run.path if run.path.is_dir() else run.path.parent
+        self._by_step = _read_metrics(folder / "metrics.csv")
+
+    def columns(self, checkpoint: Checkpoint) -> dict[str, float]:
+        """Name → value for one checkpoint; empty if nothing was logged for it."""
+        logged = dict(checkpoint.metrics)
+        if checkpoint.epoch is not None:
+            logged["epoch"] = checkpoint.epoch
+        if checkpoint.step is not None:
+            logged |= self._by_step.get(checkpoint.step, {})
+        # A trainer's "loss" is one of a few batches; ours is of the whole training set.
+        return {"logged_loss" if name == "loss" else name: value for name, value in logged.items()}
+
+
+def _read_metrics(path: Path) -> Mapping[int, dict[str, float]]:
+    """The numbers of a CSV file by its `step` column, rows of one step joined; {} for any other file of that name."""
+    by_step: dict[int, dict[str, float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                by_step.setdefault(int(float(row.pop("step"))), {}).update(_numbers(row))
+    except (OSError, KeyError, ValueError, csv.Error):
+        return {}
+    return by_step
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """The cells that are numbers. The wall clock is left out: it would make equal runs unequal."""
+    numbers: dict[str, float] = {}
+    for name, text in row.items():
+        with suppress(TypeError, ValueError):
+            numbers[name] = int(text) if text.isdigit() else float(text)
+    numbers.pop("seconds", None)
+    return numbers

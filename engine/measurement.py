@@ -1,0 +1,179 @@
+"""One checkpoint, measured: what `analyze` does for each of them, alone, in any process."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..analyzers import ANALYZERS, ComplexityAnalyzer, TensorAnalyzer, TensorValues
+from .checkpoints import Checkpoint
+from .coarse import complexity_curve
+from .errors import KolmogramError
+from .profiling import stage
+from .provenance import canonical
+from .statistics import measurable, tensor_statistics
+from .store import Key, Result, TensorValue
+
+_log = logging.getLogger(__name__)
+
+COMPLEXITY = "complexity"
+TASK = "task"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how; with a checkpoint's content it determines every number."""
+
+    measures: tuple[str, ...]
+    epsilons: tuple[float, ...] = ()
+    method: str = "kolmogram"
+    seed: int = 0
+    task: str | None = None  # identity of the task; None without one
+    device: str = "cpu"  # where tensors are measured; not part of the result's identity: all backends count alike
+
+    def work(self, checkpoint: Checkpoint) -> list[Key]:
+        """All the work that these settings mean for one checkpoint, in the order of the columns."""
+        identity = (checkpoint.name, checkpoint.fingerprint())
+        work: list[Key] = []
+        if self.task is not None:
+            common = {"task": self.task, "method": self.method, "seed": self.seed}
+            if COMPLEXITY in self.measures:
+                version = ANALYZERS[COMPLEXITY].version
+                work += [
+                    Key(*identity, COMPLEXITY, canonical(common | {"epsilon": epsilon, "version": version}))
+                    for epsilon in self.epsilons
+                ]
+            work.append(Key(*identity, TASK, canonical({"task": self.task})))
+        work += [
+            Key(*identity, name, canonical({"version": ANALYZERS[name].version}))
+            for name in self.measures
+            if name != COMPLEXITY
+        ]
+        return work
+
+
+@dataclass
+class Outcome:
+    """What came out for one checkpoint: finished work, failed work with its reason, and the files behind the bytes."""
+
+    checkpoint: str
+    results: dict[Key, Result] = field(default_factory=dict)
+    failures: dict[Key, str] = field(default_factory=dict)
+    files: dict[float, bytes] = field(default_factory=dict)  # ε → the .kolmo file
+
+    def finish(self, key: Key, result: Result) -> None:
+        """Keep the result of one piece of work."""
+        self.results[key] = result
+
+    @contextmanager
+    def recording(self, work: Sequence[Key]) -> Iterator[None]:
+        """Turn an exception into the reason why `work` failed, as far as it is not finished."""
+        try:
+            yield
+        except Exception as error:
+            _log.debug("%s: %s failed", self.checkpoint, [key.measure for key in work], exc_info=True)
+            reason = one_line(error)
+            self.failures |= {key: reason for key in work if key not in self.results and key not in self.failures}
+
+
+def measure_checkpoint(checkpoint: Checkpoint, work: Sequence[Key], settings: Settings, task: Any) -> Outcome:
+    """Do the given pieces of work; what fails is recorded with one line and does not stop the rest.
+
+    Without task work the tensors stream through memory one group at a time; a task needs all of them at once.
+    """
+    outcome = Outcome(checkpoint.name)
+    on_task = [key for key in work if key.measure in (TASK, COMPLEXITY)]
+    on_tensors = [key for key in work if key not in on_task]
+    with outcome.recording(work):
+        params = {name: _as_parameter(tensor, task) for name, tensor in _read(checkpoint)} if on_task else {}
+        with outcome.recording(on_tensors):
+            _measure_tensors(outcome, on_tensors, params.items() if params else _read(checkpoint), settings.device)
+        _measure_on_task(outcome, on_task, params, settings, task)
+    return outcome
+
+
+def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    for name in checkpoint.names():
+        with stage("read"):
+            tensor = checkpoint.tensor(name)
+        yield name, tensor
+
+
+def _as_parameter(tensor: Tensor, task: Any) -> Tensor:
+    """A tensor as the task gets it: half and quarter precision widened to float32, on the task's device."""
+    narrow = measurable(tensor) and tensor.dtype.itemsize < 4
+    return tensor.to(getattr(task, "device", "cpu"), torch.float32 if narrow else tensor.dtype)
+
+
+def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tuple[str, Tensor]], device: str) -> None:
+    """All measures of single tensors, in one pass."""
+    if not work:
+        return
+    start = time.perf_counter()
+    analyzers = {key: cast("TensorAnalyzer", ANALYZERS[key.measure]) for key in work}
+    measured: dict[Key, list[TensorValues]] = {key: [] for key in work}
+    on_device = ((name, tensor.to(device)) for name, tensor in tensors)
+    for statistics in tensor_statistics(on_device, spectra=any(key.measure == "spectrum" for key in work)):
+        for key, analyzer in analyzers.items():
+            if key not in outcome.failures:
+                with outcome.recording([key]):
+                    values = analyzer.tensor(statistics)
+                    measured[key].append(TensorValues(statistics.name, statistics.numel, values))
+    seconds = time.perf_counter() - start
+    for key, analyzer in analyzers.items():
+        if key not in outcome.failures:
+            with outcome.recording([key]):
+                rows = [TensorValue(t.name, name, value) for t in measured[key] for name, value in t.values.items()]
+                outcome.finish(key, Result(analyzer.columns(measured[key]), rows, seconds=seconds))
+
+
+def _measure_on_task(
+    outcome: Outcome, work: Sequence[Key], params: Mapping[str, Tensor], settings: Settings, task: Any
+) -> None:
+    searches = [key for key in work if key.measure == COMPLEXITY]
+    for key in work:
+        if key.measure == TASK:
+            with outcome.recording([key]), stage("task"):
+                outcome.finish(key, Result(_task_columns(task, params), []))
+    if searches:
+        with outcome.recording(searches), stage("complexity"):
+            _measure_complexity(outcome, searches, params, settings, task)
+
+
+@torch.no_grad()
+def _task_columns(task: Any, params: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses and accuracies of the weights as they are."""
+    columns = {"loss": float(task.loss(params))}
+    if hasattr(task, "test_loss"):
+        columns["test_loss"] = float(task.test_loss(params))
+    if hasattr(task, "accuracies"):
+        columns |= {name: float(value) for name, value in task.accuracies(params).items()}
+    return columns
+
+
+def _measure_complexity(
+    outcome: Outcome, work: Sequence[Key], params: Mapping[str, Tensor], settings: Settings, task: Any
+) -> None:
+    """One search for all ε that are still to do."""
+    analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
+    epsilons = [json.loads(key.settings)["epsilon"] for key in work]
+    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed)
+    for key, epsilon, found in zip(work, epsilons, curve.results, strict=True):
+        columns = analyzer.columns(settings.method, epsilon, found)
+        rows = analyzer.tensors(settings.method, epsilon, found) if found.status == "ok" else {}
+        values = [TensorValue(tensor, name, size, "ok", transform) for tensor, (name, size, transform) in rows.items()]
+        outcome.finish(key, Result(columns, values, found.status, found.seconds))
+        if found.status == "ok" and found.encoded is not None:
+            outcome.files[epsilon] = found.encoded
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as a status: our own say everything themselves, others need their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, KolmogramError) else f"{type(error).__name__}: {text}".rstrip(": ")

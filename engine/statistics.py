@@ -1,0 +1,68 @@
+"""From tensors to the small arrays that measures work on: every tensor is read once, and its statistics are shared."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..analyzers import TensorStatistics
+from ..analyzers.spectrum import as_matrix
+from ..kernels import dispatch
+
+GROUP_BYTES = 32 * 2**20
+"""Tensors are handed to the kernels in groups of about this size: small ones share launches, a large one goes alone."""
+
+
+def measurable(tensor: Tensor) -> bool:
+    """Whether a tensor holds weights: floating point of any width; integer, bool and complex are not measured."""
+    return tensor.dtype.is_floating_point
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """8-bit floats as float32, which holds them exactly; the kernels read all wider types themselves."""
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
+
+
+def tensor_statistics(
+    items: Iterable[tuple[str, Tensor]], *, spectra: bool = True, backend: Any = None
+) -> Iterator[TensorStatistics]:
+    """Statistics of every measurable tensor, in order; holds one group of tensors at a time.
+
+    `spectra=False` leaves out the singular values, by far the most expensive part.
+    """
+    for group in _groups((name, widen(tensor)) for name, tensor in items if measurable(tensor)):
+        yield from _group_statistics(group, spectra, backend)
+        group.clear()  # before the next group is read
+
+
+def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    group: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, tensor in items:
+        if group and size + tensor.nbytes > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append((name, tensor))
+        size += tensor.nbytes
+    if group:
+        yield group
+
+
+def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool, backend: Any) -> list[TensorStatistics]:
+    tensors = [tensor for _, tensor in group]
+    moments = [dispatch.moments(tensor) for tensor in tensors]
+    histogram = dispatch.fine_histogram(tensors, backend=backend)
+    finite = [i for i, tensor in enumerate(tensors) if tensor.numel() and not moments[i].nonfinite]
+    matrices = [i for i in finite if spectra and tensors[i].ndim >= 2]
+    values = dict(zip(matrices, dispatch.singular_values([as_matrix(tensors[i]) for i in matrices]), strict=True))
+    return [
+        TensorStatistics(
+            name=name,
+            shape=tuple(tensor.shape),
+            numel=tensor.numel(),
+            moments=moments[i],
+            histogram=histogram[i],
+            singular_values=values[i].numpy() if i in values else None,
+        )
+        for i, (name, tensor) in enumerate(group)
+    ]

@@ -1,0 +1,65 @@
+"""From results in the store to the two tables."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..analyzers import unit_of
+from .checkpoints import Checkpoint, Run
+from .errors import CheckpointError
+from .logged import RunLog
+from .store import Key, Store, TensorValue
+from .trajectory import TENSOR_COLUMNS, Trajectory, make_rows
+
+
+def make_trajectory(
+    run: Run, plan: Mapping[str, Sequence[Key]], store: Store, failures: Mapping[Key, str], broken: Mapping[str, str]
+) -> Trajectory:
+    """Tables of a run: results from the store, failures of this call, and what the run logged about itself."""
+    log = RunLog(run)
+    rows: list[dict[str, Any]] = []
+    tensors: dict[str, list[Any]] = {name: [] for name in TENSOR_COLUMNS}
+    for checkpoint in run:
+        columns: dict[str, float] = {}
+        problems = [broken[checkpoint.name]] if checkpoint.name in broken else []
+        for key in plan.get(checkpoint.name, ()):
+            result = store.get(key)
+            if result is not None:
+                columns |= result.columns
+                _append(tensors, checkpoint, result.tensors)
+            status = result.status if result is not None else failures[key]
+            if status != "ok":
+                problems.append(status if status in problems else f"{key.measure}: {status}")
+                _append(tensors, checkpoint, [TensorValue("", key.measure, math.nan, status)])
+        status = "; ".join(dict.fromkeys(problems)) or "ok"
+        rows.append(_identity(checkpoint, status) | log.columns(checkpoint) | columns)
+    return Trajectory(make_rows(rows), tensors)
+
+
+def checkpoint_labels(run: Iterable[Checkpoint]) -> dict[str, str]:
+    """Checkpoint → a short name for its files: the step where that is unique, else its name without slashes."""
+    steps = Counter(checkpoint.step for checkpoint in run)
+    return {c.name: str(c.step) if c.step is not None and steps[c.step] == 1 else c.name.replace("/", "_") for c in run}
+
+
+def _identity(checkpoint: Checkpoint, status: str) -> dict[str, Any]:
+    step = math.nan if checkpoint.step is None else checkpoint.step
+    return {"step": step, "checkpoint": checkpoint.name, "parameters": _parameters(checkpoint), "status": status}
+
+
+def _parameters(checkpoint: Checkpoint) -> float:
+    """Number of weights: floating-point entries, tied storage once; read from the headers alone."""
+    try:
+        infos = [checkpoint.info(name) for name in checkpoint.names()]
+    except CheckpointError:
+        return math.nan
+    return sum(math.prod(info.shape) for info in infos if info.dtype.is_floating_point)
+
+
+def _append(table: dict[str, list[Any]], checkpoint: Checkpoint, values: Iterable[TensorValue]) -> None:
+    step = math.nan if checkpoint.step is None else checkpoint.step
+    for value in values:
+        row = (step, checkpoint.name, value.tensor, value.measure, value.value, unit_of(value.measure), value.status)
+        for name, cell in zip(TENSOR_COLUMNS, (*row, value.detail), strict=True):
+            table[name].append(cell)
