@@ -1,0 +1,113 @@
+"""A task: what makes a loss out of weights.
+
+Anything with a `loss` method is a task. The other methods named in `Task` are optional: whoever wants one asks whether
+the object has it.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import TaskError
+
+
+class Task(ABC):
+    """Training data and a network's shape; the weights come from outside.
+
+    Optional methods of a task (none is needed to measure complexity, each improves or adds something):
+
+    - `per_example_loss(params) -> (n,)`: nats, one per training example
+    - `sampled_loss(params, generator) -> (n,)`: the same with labels drawn from the model (Fisher statistics)
+    - `error_rate(params) -> float`: share of training examples that are wrong (generalisation bounds)
+    - `test_loss(params) -> Tensor`: scalar, nats per example on held-out data
+    - `accuracies(params) -> dict[str, float]`: further columns of the trajectory, by name
+    """
+
+    num_examples: int | None = None
+    """Number of training examples behind `loss`."""
+
+    num_classes: int | None = None
+    """Number of possible labels, for classifiers."""
+
+    @abstractmethod
+    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Mean training loss: a scalar in nats per example, differentiable in `params` (names as in the checkpoint)."""
+
+    @staticmethod
+    def from_module(
+        model: nn.Module, batches: Iterable[tuple[object, Tensor]], loss_fn: Callable[[Tensor, Tensor], Tensor]
+    ) -> "ModuleTask":
+        """The task of any module on a list of (inputs, targets); inputs may be a tensor, a tuple or a dict of tensors.
+
+        `loss_fn(outputs, targets)` is the mean loss of one batch; batches count by their number of targets. The module
+        is copied and put into evaluation mode, so that dropout is off and the one given stays as it is.
+        """
+        return ModuleTask(model, batches, loss_fn)
+
+
+class ModuleTask(Task):
+    """A module called with foreign weights, over a fixed list of batches."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[object, Tensor]],
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self._model = copy.deepcopy(model).eval()
+        self._batches = list(batches)
+        self._loss_fn = loss_fn
+        if not self._batches:
+            raise TaskError("Task.from_module: no batches; give at least one (inputs, targets)")
+        self.num_examples = sum(len(targets) for _, targets in self._batches)
+
+    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        check_module_names(self._model, params)
+        total = torch.zeros(())
+        for inputs, targets in self._batches:
+            outputs = functional_call(self._model, dict(params), *_call_arguments(inputs))
+            total = total + self._loss_fn(outputs, targets) * len(targets)
+        return total / sum(len(targets) for _, targets in self._batches)
+
+
+def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Positional and keyword arguments for a module's forward."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def check_module_names(model: nn.Module, params: Mapping[str, Tensor]) -> None:
+    """Raise TaskError unless `params` fit the module: tied parameters once, buffers only where they are given."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]) for name in params if name in parameters}
+    required = {name: p for name, p in parameters.items() if name in params or id(p) not in given}
+    buffers = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name in params}
+    check_names({name: tuple(t.shape) for name, t in (required | buffers).items()}, params)
+
+
+def check_names(expected: Mapping[str, tuple[int, ...]], params: Mapping[str, Tensor]) -> None:
+    """Raise TaskError naming what is missing, unknown or of another shape; cheap enough for every loss evaluation."""
+    problems = []
+    if missing := expected.keys() - params.keys():
+        problems.append(f"missing {_some(missing)}")
+    if unknown := params.keys() - expected.keys():
+        problems.append(f"unknown {_some(unknown)}")
+    misshaped = [
+        f"{name} is {tuple(params[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in params and params[name].shape != shape
+    ]
+    if problems or misshaped:
+        raise TaskError(f"the task does not fit these weights: {'; '.join(problems + misshaped[:3])}")
+
+
+def _some(names: Iterable[str], limit: int = 4) -> str:
+    """The first few names, and how many more there are."""
+    ordered: Sequence[str] = sorted(names)
+    rest = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + rest

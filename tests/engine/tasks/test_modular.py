@@ -1,0 +1,100 @@
+import pytest
+import torch
+from kolmogram.engine.errors import TaskError
+from kolmogram.engine.tasks.modular import OPERATIONS, ModularTask, split_examples
+
+P = 13
+PLAIN = {
+    "addition": lambda a, b: (a + b) % P,
+    "subtraction": lambda a, b: (a - b) % P,
+    "multiplication": lambda a, b: (a * b) % P,
+    "division": lambda a, b: (a * pow(b, -1, P)) % P,
+    "x2_plus_y2": lambda a, b: (a**2 + b**2) % P,
+    "x2_plus_xy_plus_y2": lambda a, b: (a**2 + a * b + b**2) % P,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_split_is_a_partition_of_all_correct_examples(operation):
+    fraction = OPERATIONS[operation].train_fraction
+    train, test = split_examples(operation, P, fraction, seed=3)
+    rows = torch.cat([torch.column_stack([part.pairs, part.labels]) for part in (train, test)]).tolist()
+    divisors = range(1, P) if operation == "division" else range(P)
+    assert sorted(rows) == [[a, b, PLAIN[operation](a, b)] for a in range(P) for b in divisors]
+    assert len(train) == int(fraction * len(rows))
+
+
+def test_the_seed_decides_the_split():
+    first, again, other = (split_examples("addition", P, 0.5, seed)[0].pairs for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return ModularTask("addition", modulus=P, seed=1)
+
+
+@pytest.fixture(scope="module")
+def params(task):
+    return task.network.initial(torch.Generator().manual_seed(0))
+
+
+def test_losses_agree_with_each_other(task, params):
+    each = task.per_example_loss(params)
+    assert each.shape == (task.num_examples,)
+    torch.testing.assert_close(each.mean(), task.loss(params))
+    assert task.loss(params) != task.test_loss(params)
+
+
+def test_sampled_labels_come_from_the_prediction(task, params):
+    params = {name: 3 * p for name, p in params.items()}  # predictions far from uniform
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([task.sampled_loss(params, generator) for _ in range(400)])
+    p = task.network.logits(params, task.train.pairs).softmax(-1)
+    entropy = -(p * p.log()).sum(-1).mean()
+    assert draws.mean().item() == pytest.approx(entropy.item(), rel=0.02)  # 13,200 draws
+    assert abs(task.loss(params) - entropy) > 0.2 * entropy  # the data's own labels would have failed
+
+
+def test_accuracies_are_exact_when_the_network_knows_the_answer(task, params):
+    assert task.error_rate(params) == pytest.approx(1 - task.accuracies(params)["train_accuracy"])
+    train, test = task.train, task.test
+    table = torch.zeros(P, P, dtype=torch.int64)
+    for part in (train, test):
+        table[part.pairs[:, 0], part.pairs[:, 1]] = part.labels
+    table[test.pairs[0, 0], test.pairs[0, 1]] += 1  # one wrong test answer
+    oracle = ModularTask("addition", modulus=P, seed=1)
+    object.__setattr__(oracle.network, "logits", lambda _, pairs: torch.eye(P + 2)[table[pairs[:, 0], pairs[:, 1]]])
+    assert oracle.accuracies(params) == {"train_accuracy": 1.0, "test_accuracy": 1 - 1 / len(test)}
+    assert oracle.error_rate(params) == 0
+
+
+def test_weights_that_do_not_fit_are_named(task, params):
+    renamed = {("embed" if name == "embedding.weight" else name): p for name, p in params.items()}
+    with pytest.raises(TaskError, match=r"missing embedding.weight; unknown embed$"):
+        task.loss(renamed)
+    with pytest.raises(TaskError, match=r"output.bias is \(3,\), expected \(15,\)"):
+        task.loss(params | {"output.bias": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"operation": "addition "}, "unknown operation 'addition '"),
+        ({"operation": "addition", "modulus": 91}, "91 is not a prime"),
+        ({"operation": "addition", "architecture": "rnn"}, "unknown architecture"),
+        ({"operation": "addition", "train_fraction": 0.0}, "0 training"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(TaskError, match=message):
+        ModularTask(**settings)
+
+
+def test_a_config_that_lacks_something_says_what():
+    config = {"operation": "addition", "layers": 1, "train_fraction": 0.2, "seed": 0}
+    with pytest.raises(TaskError, match=r"runs/x: config.json .* lacks modulus, architecture"):
+        ModularTask.from_config(config, "runs/x")
+    with pytest.raises(TaskError, match=r"runs/x: config.json does not describe a modular run: "):
+        ModularTask.from_config(config | {"modulus": "x", "architecture": "mlp"}, "runs/x")

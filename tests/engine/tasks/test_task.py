@@ -1,0 +1,91 @@
+import pytest
+import torch
+from kolmogram import Task
+from kolmogram.engine.errors import TaskError
+from torch import nn
+
+
+class Tied(nn.Module):
+    """Tied weights, dropout, a buffer: what real models have."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 5)
+        self.dropout = nn.Dropout(0.5)
+        self.norm = nn.BatchNorm1d(5)
+        self.head = nn.Linear(5, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.norm(self.dropout(self.embed(x))))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Tied()
+
+
+@pytest.fixture
+def batches():
+    return [(torch.arange(7), torch.arange(7).flip(0)), (torch.tensor([1, 2]), torch.tensor([3, 3]))]
+
+
+def once(model):
+    """The state dict as a checkpoint gives it: tied storage once."""
+    return {name: t for name, t in model.state_dict().items() if name != "head.weight"}
+
+
+def test_the_loss_is_the_mean_over_all_examples(model, batches):
+    task = Task.from_module(model, batches, nn.functional.cross_entropy)
+    model.eval()
+    inputs, targets = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
+    expected = nn.functional.cross_entropy(model(inputs), targets)
+    torch.testing.assert_close(task.loss(once(model)), expected)
+    assert task.num_examples == 9
+
+
+def test_weights_come_from_outside_and_gradients_go_there(model, batches):
+    task = Task.from_module(model, batches, nn.functional.cross_entropy)
+    params = {name: t * 2 if t.is_floating_point() else t for name, t in once(model).items()}
+    params["embed.weight"].requires_grad_()
+    loss = task.loss(params)
+    assert loss != task.loss(once(model))
+    (gradient,) = torch.autograd.grad(loss, params["embed.weight"])
+    assert gradient.abs().sum() > 0
+    assert model.training
+    assert model.embed.weight.grad is None
+
+
+def test_inputs_may_be_tuples_or_dicts(model, batches):
+    plain = Task.from_module(model, batches, nn.functional.cross_entropy).loss(once(model))
+    for wrap in (lambda x: (x,), lambda x: {"x": x}):
+        wrapped = [(wrap(x), y) for x, y in batches]
+        assert Task.from_module(model, wrapped, nn.functional.cross_entropy).loss(once(model)) == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p | {"extra": torch.zeros(1)}, "unknown extra"),
+        (lambda p: {k: v for k, v in p.items() if k != "norm.bias"}, "missing norm.bias"),
+        (lambda p: p | {"norm.bias": torch.zeros(4)}, r"norm.bias is \(4,\), expected \(5,\)"),
+        (lambda p: p | {"norm.running_var": torch.zeros(4)}, r"norm.running_var is \(4,\)"),
+        (lambda p: {k: v for k, v in p.items() if k != "embed.weight"}, "missing embed.weight, head.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(model, batches, change, message):
+    task = Task.from_module(model, batches, nn.functional.cross_entropy)
+    with pytest.raises(TaskError, match=message):
+        task.loss(change(once(model)))
+
+
+def test_buffers_may_be_absent(model, batches):
+    task = Task.from_module(model, batches, nn.functional.cross_entropy)
+    parameters = {name: t for name, t in once(model).items() if "running" not in name and "num_" not in name}
+    assert task.loss(parameters) == task.loss(once(model))
+
+
+def test_no_batches_is_an_error(model):
+    with pytest.raises(TaskError, match="no batches"):
+        Task.from_module(model, [], nn.functional.cross_entropy)
