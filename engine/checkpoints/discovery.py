@@ -27,8 +27,10 @@ def discover(root: Path) -> Iterator[tuple[str, Claim]]:
 def claims_in(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Claim]]:
     """(reader, claim) for every checkpoint among the files of one folder."""
     visible = sorted((name for name in names if _is_candidate(folder / name)), key=natural)
+    if any(name.startswith("model.safetensors") for name in visible):  # the same weights again, in the older format
+        visible = [name for name in visible if not name.startswith("pytorch_model")]
     claims = [(reader, claim) for reader, module in readers().items() for claim in module.claim(folder, visible)]
-    parts = {file for _, claim in claims for file in claim.files if file != claim.path or len(claim.files) > 1}
+    parts = {file for _, claim in claims if len(claim.files) > 1 for file in claim.files}
     for reader, claim in claims:
         if len(claim.files) > 1 or claim.path not in parts:
             yield reader, claim

@@ -11,8 +11,9 @@ from .checkpoint import Checkpoint
 from .contents import Claim
 from .discovery import claims_in, discover, fixed_part, matches
 from .names import natural
+from .sidecars import is_save_counter, stands_for_folder, trainer_state
 from .steps import epoch_in_name, step_in_name
-from .stored import broken, guarded
+from .stored import NoWeightsError, broken, guarded
 
 READABLE = ".safetensors, .npz, .pt, .pth, .ckpt, pytorch_model.bin"
 
@@ -69,16 +70,19 @@ def open_run(path: str | Path) -> Run:
 
 
 def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
-    checkpoints = [Checkpoint(claim, reader, _name(claim.path, root)) for reader, claim in _distinct(claims)]
-    problems = [checkpoint.broken for checkpoint in checkpoints if checkpoint.broken]
-    if len(problems) == len(checkpoints):
-        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
+    found = [Checkpoint(claim, reader, _name(claim.path, root)) for reader, claim in _distinct(claims)]
+    problems = [checkpoint.broken for checkpoint in found if checkpoint.broken]
+    if len(problems) == len(found):
+        more = f" (and {len(problems) - 1} more that cannot be read)" if len(problems) > 1 else ""
         raise CheckpointError(f"{problems[0]}{more}")
+    checkpoints = [checkpoint for checkpoint in found if not isinstance(checkpoint.broken, NoWeightsError)]
     for checkpoint in checkpoints:
-        if checkpoint.step is None:
-            checkpoint.step = step_in_name(checkpoint.name)
-        if checkpoint.epoch is None:
-            checkpoint.epoch = epoch_in_name(checkpoint.name)
+        try:
+            _consult_surroundings(checkpoint)
+        except CheckpointError as error:
+            problems.append(error)
+    if len(checkpoints) == 1:  # opened by itself, its folder's name belongs to it
+        _take_step_from_name(checkpoints[0], f"{root.resolve().name}/{checkpoints[0].name}")
     if all(checkpoint.step is None for checkpoint in checkpoints):  # epochs and steps are never mixed on one axis
         for checkpoint in checkpoints:
             checkpoint.step = checkpoint.epoch
@@ -87,6 +91,24 @@ def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
     except CheckpointError as error:
         config, problems = None, [*problems, error]
     return Run(given, checkpoints, problems, config)
+
+
+def _consult_surroundings(checkpoint: Checkpoint) -> None:
+    """Fill in what the checkpoint itself did not say from the trainer's files beside it and, last, from its name."""
+    if checkpoint.epoch is None:
+        checkpoint.epoch = epoch_in_name(checkpoint.name)
+    try:
+        step, metrics = trainer_state(checkpoint.path)
+        checkpoint.metrics |= metrics
+        if checkpoint.step is None:
+            checkpoint.step = step
+    finally:
+        _take_step_from_name(checkpoint, checkpoint.name)
+
+
+def _take_step_from_name(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.step is None and not is_save_counter(checkpoint.path.parent):
+        checkpoint.step = step_in_name(name)
 
 
 def _distinct(claims: list[tuple[str, Claim]]) -> Iterator[tuple[str, Claim]]:
@@ -103,7 +125,7 @@ def _distinct(claims: list[tuple[str, Claim]]) -> Iterator[tuple[str, Claim]]:
 def _name(path: Path, root: Path) -> str:
     """The path relative to the run; a Hugging Face folder stands for the one model in it."""
     relative = path.relative_to(root)
-    if path.name.startswith(("model.safetensors", "pytorch_model.bin")) and relative.parent.name:
+    if stands_for_folder(path) and relative.parent.name:
         relative = relative.parent
     return relative.as_posix()
 

@@ -47,17 +47,14 @@ def count_among(values: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
 def step_in_name(name: str) -> int | None:
     """The step in a path relative to its run (`checkpoint-500/model.safetensors`, `epoch=3-step=120.ckpt`)."""
     file, *folders = reversed(_parts(name))
-    for pattern in (_STEP, _CHECKPOINT):
-        for part in (file, *folders):
-            if found := pattern.search(part):
-                return int(found[1])
+    for part in (file, *folders):
+        if found := _STEP.search(part) or _CHECKPOINT.search(part):
+            return int(found[1])
     if _EPOCH.search(file):
         return None
-    for pattern, parts in ((_NUMBER, (file, *folders)), (_TRAILING, (file,))):
-        for part in parts:
-            if found := pattern.search(part):
-                return int(found[1])
-    return None
+    if found := _NUMBER.search(file) or _TRAILING.search(file):
+        return int(found[1])
+    return next((int(folder) for folder in folders if _NUMBER.search(folder)), None)
 
 
 def epoch_in_name(name: str) -> int | None:

@@ -24,6 +24,13 @@ def broken(path: Path, what: str, remedy: str = "") -> CheckpointError:
     return CheckpointError(" ".join(line.split()))
 
 
+class NoWeightsError(CheckpointError):
+    """A sound file of a known format that holds something else: a data set, arguments, an optimiser."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(str(broken(path, what, "it is no checkpoint of a model")))
+
+
 @contextmanager
 def guarded(path: Path, doing: str) -> Iterator[None]:
     """Turn whatever a foreign file provokes in a parser into one CheckpointError that names the file."""
@@ -76,7 +83,7 @@ class File:
     @contextmanager
     def open(self) -> Iterator[Any]:
         """The unbuffered stream of the file, refused if the file is no longer the one that was listed."""
-        with guarded(self.path, "reading"), self.path.open("rb", buffering=0) as stream:
+        with self.path.open("rb", buffering=0) as stream:
             self._check_unchanged(stream)
             yield stream
 
@@ -96,6 +103,14 @@ class File:
         if stream.tell() != self.size or self.path.stat().st_mtime_ns != self.modified_ns:
             raise self.changed()
         stream.seek(0)
+
+
+def foreign(file: File, wanted: str) -> CheckpointError:
+    """The error for a file that is not what its name says."""
+    head = file.read(0, min(file.size, 24))
+    if head.startswith(b"version https://git-lfs"):
+        return broken(file.path, "is a Git LFS pointer, not the weights", "run `git lfs pull`")
+    return broken(file.path, f"is not {wanted} (it begins with {head!r})", "copy it again or rename it to what it is")
 
 
 class Stored(Protocol):

@@ -14,7 +14,7 @@ import torch
 
 from ..contents import Claim, Contents
 from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from ..stored import File, Span, broken, counts, guarded, shape_of
+from ..stored import File, Span, broken, counts, foreign, guarded, shape_of
 
 FORMAT = "safetensors"
 
@@ -70,9 +70,10 @@ def read(path: Path) -> Contents:
 def _header(file: File) -> tuple[dict[str, Any], int]:
     """The parsed header and the offset where the tensors begin."""
     length = int.from_bytes(file.read(0, 8), "little")
-    if length > LARGEST_HEADER or length + 8 > file.size:
-        what = f"is not a safetensors file, or truncated (header of {length} bytes in a file of {file.size})"
-        raise broken(file.path, what, "copy it again")
+    if length > LARGEST_HEADER or file.read(8, min(1, file.size - 8)) != b"{":
+        raise foreign(file, "a safetensors file")
+    if length + 8 > file.size:
+        raise broken(file.path, f"is truncated (header of {length} bytes in a file of {file.size})", "copy it again")
     header = json.loads(file.read(8, length))
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
         raise broken(file.path, "its safetensors header is not a JSON object", "the file is damaged")
