@@ -25,7 +25,7 @@ _RUNS_CODE = {
     "ctypes",
     "code",
 }
-_BUILTINS_THAT_RUN_CODE = {"eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__"}
+_OPENS_OR_EVALUATES = {"eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__"}
 
 
 class WouldRunCodeError(Exception):
@@ -171,9 +171,10 @@ class _Machine:
 
 
 def _named(module: Any, name: Any) -> Global:
-    if str(module).split(".")[0] in _RUNS_CODE or (
-        module in {"builtins", "__builtin__"} and name in _BUILTINS_THAT_RUN_CODE
-    ):
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("a class or function without a name")
+    package = module.partition(".")[0]
+    if package in _RUNS_CODE or (package in {"builtins", "__builtin__", "io", "_io"} and name in _OPENS_OR_EVALUATES):
         raise WouldRunCodeError(f"{module}.{name}"[:100])
     return Global(f"{module}.{name}")
 

@@ -86,10 +86,11 @@ def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
     if all(checkpoint.step is None for checkpoint in checkpoints):  # epochs and steps are never mixed on one axis
         for checkpoint in checkpoints:
             checkpoint.step = checkpoint.epoch
+    config = None
     try:
         config = _config(root)
     except CheckpointError as error:
-        config, problems = None, [*problems, error]
+        problems.append(error)
     return Run(given, checkpoints, problems, config)
 
 
@@ -112,13 +113,11 @@ def _take_step_from_name(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _distinct(claims: list[tuple[str, Claim]]) -> Iterator[tuple[str, Claim]]:
-    """Every file once: a link to a checkpoint of the run (`last.ckpt`, `best.pt`) is not another one."""
-    real = sorted(claims, key=lambda item: item[1].path.is_symlink())
-    seen: set[Path] = set()
-    for reader, claim in real:
-        target = claim.path.resolve()
-        if target not in seen:
-            seen.add(target)
+    """Every file once: a link to another checkpoint of the run (`last.ckpt`, `best.pt`) is not one more."""
+    unique = {claim.path: (reader, claim) for reader, claim in claims}
+    files = {path.resolve() for path in unique if not path.is_symlink()}
+    for path, (reader, claim) in unique.items():
+        if not path.is_symlink() or path.resolve() not in files:
             yield reader, claim
 
 

@@ -27,8 +27,10 @@ def broken(path: Path, what: str, remedy: str = "") -> CheckpointError:
 class NoWeightsError(CheckpointError):
     """A sound file of a known format that holds something else: a data set, arguments, an optimiser."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(str(broken(path, what, "it is no checkpoint of a model")))
+
+def no_weights(path: Path, what: str) -> NoWeightsError:
+    """The error for such a file."""
+    return NoWeightsError(str(broken(path, what, "it is no checkpoint of a model")))
 
 
 @contextmanager
@@ -158,7 +160,7 @@ class Span:
 def counts(path: Path, name: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of sensible non-negative integers (offsets, strides); anything else is an error."""
     if not isinstance(value, list | tuple) or not all(type(n) is int and 0 <= n < LARGEST_COUNT for n in value):
-        raise broken(path, f"tensor {name!r} has impossible sizes or offsets {str(value)[:80]}", "the file is damaged")
+        raise broken(path, f"tensor {name!r} has impossible sizes or offsets", "the file is damaged")
     return tuple(value)
 
 
@@ -166,5 +168,5 @@ def shape_of(path: Path, name: str, value: object) -> tuple[int, ...]:
     """`value` as a shape that torch can take; anything else is an error."""
     shape = counts(path, name, value)
     if len(shape) > 64 or prod(shape) >= LARGEST_COUNT:
-        raise broken(path, f"tensor {name!r} has the impossible shape {str(value)[:80]}", "the file is damaged")
+        raise broken(path, f"tensor {name!r} has the impossible shape {shape}", "the file is damaged")
     return shape

@@ -16,7 +16,7 @@ import torch
 from .contents import Contents
 from .pickles import Global, Unknown
 from .steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from .stored import File, NoWeightsError, Span, broken, counts, shape_of
+from .stored import File, Span, broken, counts, no_weights, shape_of
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -57,7 +57,7 @@ class Storage:
 
     key: str
     dtype: torch.dtype
-    start: int = 0  # elements before this view of the storage (files written before torch 0.4)
+    start: Any = 0  # elements before this view of the storage (files written before torch 0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ def persistent(saved_id: Any) -> Any:
         return what
     key, _, _, *view = rest
     dtype = _STORAGES.get(what.name.rpartition(".")[2])
-    if kind != "storage" or dtype is None:
+    if kind != "storage" or not isinstance(key, str) or dtype is None:
         return Unreadable(f"its storage is a {what.name}")
-    return Storage(str(key), dtype, view[0][1] if view and view[0] else 0)
+    return Storage(key, dtype, view[0][1] if view and view[0] else 0)
 
 
 def call(name: str, args: tuple[Any, ...]) -> Any:
@@ -122,13 +122,13 @@ Locate = Callable[[str], tuple[int, int]]  # storage key -> where its bytes begi
 def contents_of(payload: Any, file: File, locate: Locate) -> Contents:
     """The weights, the step and the numbers in an unpickled torch.save file."""
     if isinstance(payload, View | Unreadable):
-        raise NoWeightsError(file.path, "holds one tensor without a name")
+        raise no_weights(file.path, "holds one tensor without a name")
     top = _children(payload) or {}
     weights, skipped = _weights(top)
     found = dict(_leaves(weights))
     tensors = {name: _span(file, name, leaf, locate) for name, leaf in found.items() if isinstance(leaf, View)}
     if not tensors:
-        raise NoWeightsError(file.path, "holds no weights")
+        raise no_weights(file.path, "holds no weights")
     skipped |= {name: leaf.why for name, leaf in found.items() if isinstance(leaf, Unreadable)}
     said = {key: _number(file, value, locate) for key, value in top.items() if key not in tensors}
     lightning = "pytorch-lightning_version" in top
@@ -163,7 +163,7 @@ def _weights(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
 
 
 def _leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, View | Unreadable]]:
-    """Every tensor below `value` by its dotted name; each container is entered once, however often it is referred to."""
+    """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it."""
     seen = set() if seen is None else seen
     children = None if _is_optimiser(value) or id(value) in seen else _children(value)
     if children is None:
@@ -182,7 +182,8 @@ def _children(value: Any) -> Mapping[str, Any] | None:
         own, buffers, modules = (_children(value.state.get(key)) or {} for key in _MODULE_PARTS)
         passing = value.state.get("_non_persistent_buffers_set")
         passing = passing.args[0] if isinstance(passing, Unknown) and passing.args else ()
-        return {**own, **{name: buffer for name, buffer in buffers.items() if name not in passing}, **modules}
+        saved = {name: buffer for name, buffer in buffers.items() if name not in passing}
+        return {**own, **saved, **modules}
     if isinstance(value, dict):
         return value
     if isinstance(value, list | tuple):
@@ -198,9 +199,9 @@ def _span(file: File, name: str, view: View, locate: Locate) -> Span:
     """The view as bytes of the file, after checking that its storage really holds them."""
     shape = shape_of(file.path, name, view.shape)
     stride = counts(file.path, name, view.stride)
-    (offset,) = counts(file.path, name, (view.offset,))
+    start, offset = counts(file.path, name, (view.storage.start, view.offset))
     begin, length = locate(view.storage.key)
-    skip = view.storage.start * view.storage.dtype.itemsize + offset * view.dtype.itemsize
+    skip = start * view.storage.dtype.itemsize + offset * view.dtype.itemsize
     span = Span(file, begin + skip, view.dtype, shape, None if _is_row_major(shape, stride) else stride)
     if skip + span.covered() > length:
         raise broken(file.path, f"tensor {name!r} reaches past its storage of {length} bytes", "the file is damaged")

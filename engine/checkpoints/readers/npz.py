@@ -12,7 +12,7 @@ import torch
 from numpy.lib import format as npy
 
 from ..contents import Claim, Contents
-from ..stored import File, NoWeightsError, Span, Stored, broken, foreign, guarded, shape_of
+from ..stored import File, Span, Stored, broken, foreign, guarded, no_weights, shape_of
 
 FORMAT = "npz"
 
@@ -54,7 +54,7 @@ def read(path: Path) -> Contents:
             raise foreign(file, "an npz archive") from None
         if not tensors:
             reasons = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:1]) or "it is empty"
-            raise NoWeightsError(path, f"holds no numeric array ({reasons})")
+            raise no_weights(path, f"holds no numeric array ({reasons})")
         return Contents(FORMAT, tensors, skipped=skipped)
 
 

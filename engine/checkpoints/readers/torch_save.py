@@ -133,8 +133,8 @@ def _read_stream(file: File) -> Contents:
         begin = stream.tell()
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
-        length = int.from_bytes(file.read(begin, 8), "little") * itemsizes.get(str(key), 1)
-        places[str(key)] = begin + 8, file.checked(begin + 8, length)
+        length = int.from_bytes(file.read(begin, 8), "little") * itemsizes[key]
+        places[key] = begin + 8, file.checked(begin + 8, length)
         begin += 8 + length
     return contents_of(payload, file, places.__getitem__)
 
