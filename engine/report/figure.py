@@ -1,0 +1,149 @@
+"""The paper figure: one column wide, the panels of the page, as PDF, PNG or SVG."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KolmogramError
+from ..files import atomic_path
+from .style import HAIRLINE, INK, MUTED, RUNS, lighten, role_colour
+from .view import Line, Panel, View, format_bytes, load_views, panel_titles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".pdf", ".png", ".svg")
+
+_COLUMN_INCHES = 3.4
+_PANEL_INCHES = 1.45
+_RC: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Inter", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 7.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "pdf.fonttype": 42,  # text stays text: journals refuse Type 3 fonts
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kolmogram",  # equal input, equal file
+}
+
+
+def write_figure(folders: Sequence[str | Path], path: str | Path) -> None:
+    """Draw what `analyze` wrote into `folders`; the format is the path's ending (.pdf, .png, .svg)."""
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise KolmogramError(f"{path}: a figure ends in {', '.join(FORMATS)}")
+    draw(load_views(folders), path)
+
+
+def draw(views: Sequence[View], path: Path) -> None:
+    """Panels below each other on one step axis."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = panel_titles(views)
+    if not titles:
+        raise KolmogramError(f"{views[0].name}: no column to draw; analyze with a task, or with the spectrum measure")
+    with mpl.rc_context(_RC):
+        heights = [0.8 if i == 0 and len(titles) > 1 else 1.2 for i in range(len(titles))]
+        figure = Figure((_COLUMN_INCHES, _PANEL_INCHES * sum(heights) + 0.3), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(titles), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, title in zip(axes, titles, strict=True):
+            _draw_panel(axis, views, title)
+        _step_axis(axes[-1], views)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=300, metadata=_undated(path))
+
+
+def _draw_panel(axis: "Axes", views: Sequence[View], title: str) -> None:
+    shown = [(i, view, panel) for i, view in enumerate(views) for panel in view.panels() if panel.title == title]
+    for i, view, panel in shown:
+        for line in panel.lines if len(views) == 1 else panel.compared():
+            _draw_line(axis, view, line, i, len(views))
+    _style_panel(axis, shown[0][2])
+    if len(views) == 1:
+        _label_ends(axis, views[0], shown[0][2])
+        _mark_peak(axis, views[0], shown[0][2])
+    if len(views) > 1 and axis.get_subplotspec().is_last_row():  # pyright: ignore[reportOptionalMemberAccess]
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(handles, labels, frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2)
+
+
+def _style_panel(axis: "Axes", panel: Panel) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axis.grid(axis="y", color=HAIRLINE, linewidth=0.5)
+    axis.set_axisbelow(True)
+    axis.tick_params(length=2.5, which="major")
+    axis.tick_params(length=1.5, which="minor")
+    axis.set_title(", ".join(filter(None, (panel.title, panel.unit))), loc="left", fontsize=8)
+    if panel.unit_interval:
+        axis.set_ylim(-0.04, 1.06)
+    else:
+        axis.set_ylim(bottom=0)
+    if panel.unit == "bytes":
+        axis.yaxis.set_major_formatter(EngFormatter("B", sep=" "))
+
+
+def _draw_line(axis: "Axes", view: View, line: Line, run: int, runs: int) -> None:
+    if runs == 1:
+        colour = role_colour(line.role, line.rank)
+    else:
+        colour = lighten(RUNS[run % len(RUNS)], 0.45 if line.role == "train" else 0.0)
+    main = line.role == "test" or (line.role in ("complexity", "measure") and line.rank == 0)
+    style = {"color": colour, "linewidth": 1.4 if main else 0.9, "markersize": 2.2, "marker": "o", "markeredgewidth": 0}
+    name = view.name if runs > 1 and line.role != "train" else "_" + line.label
+    axis.plot(view.x, line.values, linestyle=":" if runs > 1 and line.role == "train" else "-", label=name, **style)
+
+
+def _label_ends(axis: "Axes", view: View, panel: Panel) -> None:
+    """Each line's name at its end: quicker to read than a legend."""
+    height = 72 * _PANEL_INCHES * (0.6 if panel.unit_interval else 0.9)
+    for line, (i, offset) in zip(panel.lines, panel.label_places(height, spacing=8), strict=True):
+        at, style = (view.x[i], line.values[i]), {"color": role_colour(line.role, line.rank), "fontsize": 7}
+        axis.annotate(line.label, at, (5, offset), textcoords="offset points", va="center", **style)
+
+
+def _mark_peak(axis: "Axes", view: View, panel: Panel) -> None:
+    """A dotted line where the complexity is highest, through every panel, with the size in the lowest."""
+    names = view.complexity_columns()
+    values = view.column(names[0]) if names else None
+    if values is None:
+        return
+    peak = max((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
+    axis.axvline(view.x[peak], color=MUTED, linewidth=0.6, linestyle=":")
+    if panel.unit == "bytes":
+        at, box = (view.x[peak], values[peak]), {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        style = {"color": role_colour("complexity"), "ha": "center", "fontsize": 7, "bbox": box}
+        axis.annotate(format_bytes(values[peak]), at, (0, 4), textcoords="offset points", **style)
+
+
+def _step_axis(axis: "Axes", views: Sequence[View]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    if all(view.has_steps for view in views):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}" if step >= 1 else ""))
+        axis.set_xlabel("step")
+        low, high = axis.get_xlim()
+        axis.set_xlim(low, high * (high / low) ** 0.08)  # room for the labels
+    else:
+        axis.set_xlabel("checkpoint")
+
+
+def _undated(path: Path) -> dict[str, None] | None:
+    """Metadata that leave the date out: the same figure is the same file."""
+    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix.lower())
