@@ -4,7 +4,16 @@ A measure sees small arrays (`TensorStatistics`, or the result of a complexity s
 tensor, and answers with named numbers. To add one: a file here, a test, a row in docs/measures.md.
 """
 
-from .base import ANALYZERS, Analyzer, TensorAnalyzer, TensorStatistics, TensorValues, analyzer, unit_of
+from .base import (
+    ANALYZERS,
+    RELATIVE_STEPS,
+    Analyzer,
+    TensorAnalyzer,
+    TensorStatistics,
+    TensorValues,
+    analyzer,
+    unit_of,
+)
 from .complexity import ComplexityAnalyzer
 from .entropy import EntropyAnalyzer
 from .norms import NormsAnalyzer

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..kernels.dispatch import FineHistogram, Moments
+    from ..kernels.dispatch import Moments
+
+RELATIVE_STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+"""Quantisation steps Δ/σ that every tensor is measured at; σ is the tensor's own standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,9 @@ class TensorStatistics:
     shape: tuple[int, ...]
     numel: int
     moments: "Moments"  # over the finite entries
-    histogram: "FineHistogram"  # one row: this tensor
-    singular_values: (
-        np.ndarray | None
-    )  # (min(m, n),) float64, descending; None where there is no matrix, or it is not finite
+    entropy_bits: np.ndarray  # (S,) bits per finite weight, quantised at RELATIVE_STEPS · std
+    mse: np.ndarray  # (S,) mean squared error of that
+    singular_values: np.ndarray | None  # (min(m, n),) float64, descending; None without a matrix, or a finite one
 
     @property
     def is_matrix(self) -> bool:

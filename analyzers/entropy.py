@@ -7,12 +7,7 @@ those steps are the weight-space rate–distortion curve. Nothing here is a code
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from .base import TensorAnalyzer, TensorStatistics, TensorValues, analyzer, mean_over_tensors
-
-STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-"""Δ/σ: quantisation step over the tensor's standard deviation."""
+from .base import RELATIVE_STEPS, TensorAnalyzer, TensorStatistics, TensorValues, analyzer, mean_over_tensors
 
 
 @analyzer("entropy")
@@ -23,18 +18,22 @@ class EntropyAnalyzer(TensorAnalyzer):
 
     def tensor(self, statistics: TensorStatistics) -> dict[str, float]:
         """Values of one tensor; one without spread (empty, constant) costs nothing and loses nothing."""
-        if statistics.moments.count == 0:
+        moments = statistics.moments
+        if moments.count == 0:
             return {}
-        sigma = statistics.moments.std
-        if not sigma > 0:
-            return {f"{name}@{step}": 0.0 for step in STEPS for name in self.units}
-        rates = statistics.histogram.rates(sigma * np.asarray(STEPS))
-        bits, mse = np.asarray(rates.entropy_bits)[0], np.asarray(rates.mse)[0]
-        relative = mse * statistics.moments.count / statistics.moments.frobenius**2
-        return {f"entropy_bits@{step}": float(b) for step, b in zip(STEPS, bits, strict=True)} | {
-            f"relative_error@{step}": float(e) for step, e in zip(STEPS, relative, strict=True)
+        if not moments.std > 0:
+            return {f"{name}@{step}": 0.0 for name in self.units for step in RELATIVE_STEPS}
+        relative = statistics.mse * moments.count / moments.frobenius**2
+        bits = zip(RELATIVE_STEPS, statistics.entropy_bits, strict=True)
+        errors = zip(RELATIVE_STEPS, relative, strict=True)
+        return {f"entropy_bits@{step}": float(value) for step, value in bits} | {
+            f"relative_error@{step}": float(value) for step, value in errors
         }
 
     def columns(self, tensors: Sequence[TensorValues]) -> dict[str, float]:
         """Means over all tensors by number of weights: bits per weight of the network, relative error per weight."""
-        return {f"{name}@{step}": mean_over_tensors(tensors, f"{name}@{step}") for name in self.units for step in STEPS}
+        return {
+            f"{name}@{step}": mean_over_tensors(tensors, f"{name}@{step}")
+            for name in self.units
+            for step in RELATIVE_STEPS
+        }

@@ -96,7 +96,7 @@ class SpectrumAnalyzer(TensorAnalyzer):
         return values | {f"singular_value@{k}": float(spectrum.singular_values[k - 1]) for k in ranks}
 
     def columns(self, tensors: Sequence[TensorValues]) -> dict[str, float]:
-        """Means over the matrices: of the entropy each matrix once (what the spectral penalty lowers), of ranks by size."""
+        """Means over the matrices: of the entropy, each matrix once, as the penalty has it; of the ranks, by size."""
         return {
             "spectral_entropy": mean_over_tensors(tensors, "spectral_entropy", weighted=False),
             "effective_rank": mean_over_tensors(tensors, "effective_rank"),

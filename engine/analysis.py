@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
 from .checkpoints import Run, open_run
-from .errors import CheckpointError, KolmogramError
+from .errors import BackendError, CheckpointError, KolmogramError
 from .executor import run_local
 from .files import write_bytes
 from .measurement import Outcome, Settings, measure_checkpoint
@@ -56,14 +58,15 @@ def analyze(
     """
     run = run if isinstance(run, Run) else open_run(run)
     loaded = load_task(task, run) if task is None or isinstance(task, str) else task
-    backend = choose_backend(None if device == "auto" else device)
+    device = _device(device)
+    backend = choose_backend(device)
     settings = Settings(
         measures=_known(measures),
         epsilons=_positive(epsilons),
         method=method,
         seed=seed,
         task=task_identity(loaded, task if isinstance(task, str) else None),
-        device=backend.device,
+        device=device,
     )
     out = None if out is None else Path(out)
     with Store(out / "store.sqlite" if out else None) as store:
@@ -88,16 +91,16 @@ def default_out(run: str | Path) -> Path:
 
 
 class Job(NamedTuple):
-    """Work on one checkpoint: its index in the run, and what is still to do."""
+    """Work on one checkpoint: its place in the run, and what is still to do."""
 
-    index: int
+    number: int
     work: list[Key]
 
 
 def _start(run: Run, settings: Settings, task: Any) -> Callable[[Job], Outcome]:
     """The function that does jobs in this process, with the task made here unless it came as an object."""
     task = load_task(task, run) if task is None or isinstance(task, str) else task
-    return lambda job: measure_checkpoint(run[job.index], job.work, settings, task)
+    return lambda job: measure_checkpoint(run[job.number], job.work, settings, task)
 
 
 def _plan(run: Run, settings: Settings) -> tuple[dict[str, list[Key]], dict[str, str]]:
@@ -118,7 +121,7 @@ def _keep(outcomes: Iterable[Outcome], store: Store, folder: Path | None, labels
     """Store what is finished, files first, one transaction per checkpoint; failures are returned: next time, again."""
     failures: dict[Key, str] = {}
     for outcome in outcomes:
-        for epsilon, encoded in outcome.files.items() if folder else ():
+        for epsilon, encoded in outcome.files.items() if folder is not None else ():
             write_bytes(folder / f"{labels[outcome.checkpoint]}@{epsilon}.kolmo", encoded)
         store.put(outcome.results.items())
         failures |= outcome.failures
@@ -135,6 +138,16 @@ def _reported(
         yield outcome
         problem = next(iter(outcome.failures.values()), "")
         progress(replace(state, done=done, checkpoint=outcome.checkpoint, problem=problem))
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise BackendError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return name
 
 
 def _known(measures: Sequence[str] | None) -> tuple[str, ...]:

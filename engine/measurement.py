@@ -13,9 +13,7 @@ from torch import Tensor
 
 from ..analyzers import ANALYZERS, ComplexityAnalyzer, TensorAnalyzer, TensorValues
 from .checkpoints import Checkpoint
-from .coarse import complexity_curve
 from .errors import KolmogramError
-from .profiling import stage
 from .provenance import canonical
 from .statistics import measurable, tensor_statistics
 from .store import Key, Result, TensorValue
@@ -91,18 +89,11 @@ def measure_checkpoint(checkpoint: Checkpoint, work: Sequence[Key], settings: Se
     on_task = [key for key in work if key.measure in (TASK, COMPLEXITY)]
     on_tensors = [key for key in work if key not in on_task]
     with outcome.recording(work):
-        params = {name: _as_parameter(tensor, task) for name, tensor in _read(checkpoint)} if on_task else {}
+        params = {name: _as_parameter(tensor, task) for name, tensor in checkpoint.items()} if on_task else {}
         with outcome.recording(on_tensors):
-            _measure_tensors(outcome, on_tensors, params.items() if params else _read(checkpoint), settings.device)
+            _measure_tensors(outcome, on_tensors, params.items() if params else checkpoint.items(), settings.device)
         _measure_on_task(outcome, on_task, params, settings, task)
     return outcome
-
-
-def _read(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    for name in checkpoint.names():
-        with stage("read"):
-            tensor = checkpoint.tensor(name)
-        yield name, tensor
 
 
 def _as_parameter(tensor: Tensor, task: Any) -> Tensor:
@@ -139,10 +130,10 @@ def _measure_on_task(
     searches = [key for key in work if key.measure == COMPLEXITY]
     for key in work:
         if key.measure == TASK:
-            with outcome.recording([key]), stage("task"):
+            with outcome.recording([key]):
                 outcome.finish(key, Result(_task_columns(task, params), []))
     if searches:
-        with outcome.recording(searches), stage("complexity"):
+        with outcome.recording(searches):
             _measure_complexity(outcome, searches, params, settings, task)
 
 
@@ -161,6 +152,8 @@ def _measure_complexity(
     outcome: Outcome, work: Sequence[Key], params: Mapping[str, Tensor], settings: Settings, task: Any
 ) -> None:
     """One search for all ε that are still to do."""
+    from .coarse import complexity_curve
+
     analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
     epsilons = [json.loads(key.settings)["epsilon"] for key in work]
     curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed)

@@ -68,7 +68,11 @@ def task_identity(task: Any, spec: str | None) -> str | None:
     if task is None:
         return None
     kind = type(task)
-    files = [path.read_bytes().hex() for part in (spec or "").split(":") if (path := Path(part)).is_file()]
+    files = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for part in (spec or "").split(":")
+        if (path := Path(part)).is_file()
+    ]
     about = [spec, files, kind.__module__, kind.__qualname__, getattr(task, "num_examples", None)]
     text = canonical({"task": about, "identity": getattr(task, "identity", None)})
     return hashlib.sha256(text.encode()).hexdigest()[:16]

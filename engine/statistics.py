@@ -1,11 +1,11 @@
 """From tensors to the small arrays that measures work on: every tensor is read once, and its statistics are shared."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..analyzers import TensorStatistics
+from ..analyzers import RELATIVE_STEPS, TensorStatistics
 from ..analyzers.spectrum import as_matrix
 from ..kernels import dispatch
 
@@ -23,15 +23,13 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
-def tensor_statistics(
-    items: Iterable[tuple[str, Tensor]], *, spectra: bool = True, backend: Any = None
-) -> Iterator[TensorStatistics]:
+def tensor_statistics(items: Iterable[tuple[str, Tensor]], *, spectra: bool = True) -> Iterator[TensorStatistics]:
     """Statistics of every measurable tensor, in order; holds one group of tensors at a time.
 
     `spectra=False` leaves out the singular values, by far the most expensive part.
     """
     for group in _groups((name, widen(tensor)) for name, tensor in items if measurable(tensor)):
-        yield from _group_statistics(group, spectra, backend)
+        yield from _group_statistics(group, spectra)
         group.clear()  # before the next group is read
 
 
@@ -48,10 +46,11 @@ def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Ten
         yield group
 
 
-def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool, backend: Any) -> list[TensorStatistics]:
+def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool) -> list[TensorStatistics]:
     tensors = [tensor for _, tensor in group]
     moments = [dispatch.moments(tensor) for tensor in tensors]
-    histogram = dispatch.fine_histogram(tensors, backend=backend)
+    sigma = torch.tensor([[m.std] for m in moments], dtype=torch.float64)
+    rates = dispatch.fine_histogram(tensors).rates(sigma * torch.tensor(RELATIVE_STEPS, dtype=torch.float64))
     finite = [i for i, tensor in enumerate(tensors) if tensor.numel() and not moments[i].nonfinite]
     matrices = [i for i in finite if spectra and tensors[i].ndim >= 2]
     values = dict(zip(matrices, dispatch.singular_values([as_matrix(tensors[i]) for i in matrices]), strict=True))
@@ -61,7 +60,8 @@ def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool, backend: A
             shape=tuple(tensor.shape),
             numel=tensor.numel(),
             moments=moments[i],
-            histogram=histogram[i],
+            entropy_bits=rates.entropy_bits[i].numpy(),
+            mse=rates.mse[i].numpy(),
             singular_values=values[i].numpy() if i in values else None,
         )
         for i, (name, tensor) in enumerate(group)
