@@ -2,6 +2,7 @@
 
 import glob
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -56,21 +57,23 @@ def open_run(path: str | Path) -> Run:
     good ones stays in the run with `broken` set.
     """
     given = Path(path).expanduser()
-    if glob.has_magic(str(given)) and not given.exists():
-        root, claims = fixed_part(str(given)), list(matches(str(given)))
-    elif given.is_dir():
-        root, claims = given, list(discover(given))
+    if given.is_dir():
+        root, claims, fault = given, list(discover(given)), "holds no checkpoint"
     elif given.exists():
-        root, claims = given.parent, list(claims_in(given.parent, [given.name]))
+        root, claims, fault = given.parent, list(claims_in(given.parent, [given.name])), "is not a checkpoint"
+    elif glob.has_magic(str(given)):
+        root, claims, fault = fixed_part(str(given)), list(matches(str(given))), "nothing matches that is a checkpoint"
     else:
         raise broken(given, "does not exist", "give a run's folder, a checkpoint or a glob")
     if not claims:
-        raise broken(given, "holds no checkpoint" if given.is_dir() else "is not a checkpoint", f"known are {READABLE}")
+        raise broken(given, fault, f"known are {READABLE}")
     return _run(given, root, claims)
 
 
 def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
-    found = [Checkpoint(claim, reader, _name(claim.path, root)) for reader, claim in _distinct(claims)]
+    claims = list(_distinct(claims))
+    names = _names([claim.path for _, claim in claims], root)
+    found = [Checkpoint(claim, reader, name) for (reader, claim), name in zip(claims, names, strict=True)]
     problems = [checkpoint.broken for checkpoint in found if checkpoint.broken]
     if len(problems) == len(found):
         more = f" (and {len(problems) - 1} more that cannot be read)" if len(problems) > 1 else ""
@@ -121,16 +124,18 @@ def _distinct(claims: list[tuple[str, Claim]]) -> Iterator[tuple[str, Claim]]:
             yield reader, claim
 
 
-def _name(path: Path, root: Path) -> str:
-    """The path relative to the run; a Hugging Face folder stands for the one model in it."""
-    relative = path.relative_to(root)
-    if stands_for_folder(path) and relative.parent.name:
-        relative = relative.parent
-    return relative.as_posix()
+def _names(paths: list[Path], root: Path) -> list[str]:
+    """Each path relative to the run; a Hugging Face folder stands for the model in it where there is just one."""
+    models = Counter(path.parent for path in paths if stands_for_folder(path))
+
+    def shown(path: Path) -> Path:
+        return path.parent if stands_for_folder(path) and models[path.parent] == 1 and path.parent != root else path
+
+    return [shown(path).relative_to(root).as_posix() for path in paths]
 
 
-def _order(checkpoint: Checkpoint) -> tuple[bool, int, tuple[tuple[int, int | str], ...]]:
-    return checkpoint.step is None, checkpoint.step or 0, natural(checkpoint.name)
+def _order(checkpoint: Checkpoint) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:
+    return checkpoint.step is None, checkpoint.step or 0, natural(checkpoint.name), checkpoint.name
 
 
 def _config(root: Path) -> dict[str, Any] | None:

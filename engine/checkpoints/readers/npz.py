@@ -117,13 +117,14 @@ def _header(
     """Length of the .npy header in bytes, shape, whether in Fortran order, dtype."""
     with archive.open(entry) as member:
         start = member.read(12)
-        wide = start[6:7] != b"\x01"
+        version = npy.read_magic(io.BytesIO(start))
+        wide = version != (1, 0)
         length = int.from_bytes(start[8:12] if wide else start[8:10], "little") + (12 if wide else 10)
         if length > LARGEST_HEADER:
             raise broken(file.path, f"array {entry.filename!r} has a header of {length} bytes", "the file is damaged")
         stream = io.BytesIO(start + member.read(length - len(start)))
-    version = npy.read_magic(stream)
-    parse = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    npy.read_magic(stream)
+    parse = npy.read_array_header_2_0 if wide else npy.read_array_header_1_0
     return length, *parse(stream)
 
 

@@ -15,6 +15,7 @@ FORMAT = "sharded"
 LARGEST_INDEX = 100_000_000  # bytes
 
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>safetensors|bin)$")
+_PLAIN_NAME = re.compile(r"^[^/\\\0]+\.(safetensors|bin)$")
 _INDEX = re.compile(r"^(?P<stem>.+)\.(?P<suffix>safetensors|bin)\.index\.json$")
 
 
@@ -26,7 +27,8 @@ def claim(folder: Path, names: Sequence[str]) -> Iterator[Claim]:
             sets.setdefault((match["stem"], match["suffix"]), []).append(name)
     for (stem, suffix), files in sets.items():
         index = f"{stem}.{suffix}.index.json"
-        if len(files) > 1 or files == [index]:
+        alone = len(files) == 1 and (files != [index] or f"{stem}.{suffix}" in names)  # one file that needs no index
+        if not alone:
             yield Claim(folder / (index if index in files else files[0]), tuple(folder / name for name in files))
 
 
@@ -64,7 +66,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise broken(path, "has no weight_map", "it is not the index of a sharded model")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not shard or Path(shard).name != shard or "\\" in shard or "\0" in shard:
+        if not isinstance(shard, str) or not _PLAIN_NAME.match(shard):
             raise broken(path, f"names {str(shard)[:80]!r}, which is not a file beside it", "do not trust it")
     return weight_map
 
