@@ -32,8 +32,5 @@ class EntropyAnalyzer(TensorAnalyzer):
 
     def columns(self, tensors: Sequence[TensorValues]) -> dict[str, float]:
         """Means over all tensors by number of weights: bits per weight of the network, relative error per weight."""
-        return {
-            f"{name}@{step}": mean_over_tensors(tensors, f"{name}@{step}")
-            for name in self.units
-            for step in RELATIVE_STEPS
-        }
+        names = [f"{name}@{step}" for name in self.units for step in RELATIVE_STEPS]
+        return {name: mean_over_tensors(tensors, name) for name in names}

@@ -15,14 +15,16 @@ class NormsAnalyzer(TensorAnalyzer):
     units: ClassVar = {"l2_norm": "weight", "abs_max": "weight", "nonfinite": "weights"}
 
     def tensor(self, statistics: TensorStatistics) -> dict[str, float]:
-        """Values of one tensor; norms over its finite entries."""
+        """Values of one tensor, over its finite entries; a tensor without any has no norm."""
         moments = statistics.moments
-        return {"l2_norm": moments.frobenius, "abs_max": moments.abs_max, "nonfinite": float(moments.nonfinite)}
+        values = {"nonfinite": moments.nonfinite}
+        return values | ({"l2_norm": moments.frobenius, "abs_max": moments.abs_max} if moments.count else {})
 
     def columns(self, tensors: Sequence[TensorValues]) -> dict[str, float]:
         """Values of the network as one vector."""
+        measured = [tensor.values for tensor in tensors if "l2_norm" in tensor.values]
         return {
-            "l2_norm": float(np.linalg.norm([t.values["l2_norm"] for t in tensors])) if tensors else float("nan"),
-            "abs_max": max((t.values["abs_max"] for t in tensors), default=float("nan")),
-            "nonfinite": sum(t.values["nonfinite"] for t in tensors),
+            "l2_norm": float(np.linalg.norm([values["l2_norm"] for values in measured])),
+            "abs_max": max((values["abs_max"] for values in measured), default=0.0),
+            "nonfinite": sum(tensor.values["nonfinite"] for tensor in tensors),
         }

@@ -74,7 +74,7 @@ def analyze(
         jobs = [Job(i, todo) for i, c in enumerate(run) if (todo := [key for key in plan[c.name] if key not in store])]
         setup = partial(_start, run, settings, task if workers > 1 else loaded)
         outcomes = _reported(run_local(setup, jobs, workers), len(jobs), len(run) - len(broken), progress)
-        failures = _keep(outcomes, store, None if out is None else out / "kolmo", checkpoint_labels(run))
+        failures = _keep(outcomes, store, out and out / "kolmo", checkpoint_labels(run))
         trajectory = make_trajectory(run, plan, store, failures, broken)
     trajectory.provenance.update(describe(run.path, settings, backend))
     if out:
@@ -121,8 +121,9 @@ def _keep(outcomes: Iterable[Outcome], store: Store, folder: Path | None, labels
     """Store what is finished, files first, one transaction per checkpoint; failures are returned: next time, again."""
     failures: dict[Key, str] = {}
     for outcome in outcomes:
-        for epsilon, encoded in outcome.files.items() if folder is not None else ():
-            write_bytes(folder / f"{labels[outcome.checkpoint]}@{epsilon}.kolmo", encoded)
+        if folder is not None:
+            for epsilon, encoded in outcome.files.items():
+                write_bytes(folder / f"{labels[outcome.checkpoint]}@{epsilon}.kolmo", encoded)
         store.put(outcome.results.items())
         failures |= outcome.failures
     return failures

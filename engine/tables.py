@@ -22,17 +22,18 @@ def make_trajectory(
     tensors: dict[str, list[Any]] = {name: [] for name in TENSOR_COLUMNS}
     for checkpoint in run:
         columns: dict[str, float] = {}
-        problems = [broken[checkpoint.name]] if checkpoint.name in broken else []
-        for key in plan.get(checkpoint.name, ()):
+        failed: dict[str, list[str]] = {}  # reason → measures
+        for key in plan[checkpoint.name]:
             result = store.get(key)
             if result is not None:
                 columns |= result.columns
                 _append(tensors, checkpoint, result.tensors)
             status = result.status if result is not None else failures[key]
             if status != "ok":
-                problems.append(status if status in problems else f"{key.measure}: {status}")
+                failed.setdefault(status, []).append(key.measure)
                 _append(tensors, checkpoint, [TensorValue("", key.measure, math.nan, status)])
-        status = "; ".join(dict.fromkeys(problems)) or "ok"
+        problems = [f"{', '.join(dict.fromkeys(measures))}: {reason}" for reason, measures in failed.items()]
+        status = broken.get(checkpoint.name) or "; ".join(problems) or "ok"
         rows.append(_identity(checkpoint, status) | log.columns(checkpoint) | columns)
     return Trajectory(make_rows(rows), tensors)
 
