@@ -12,11 +12,10 @@ from .checkpoint import Checkpoint
 from .contents import Claim
 from .discovery import claims_in, discover, fixed_part, matches
 from .names import natural
+from .readers import readers
 from .sidecars import is_save_counter, stands_for_folder, trainer_state
 from .steps import epoch_in_name, step_in_name
 from .stored import NoWeightsError, broken, guarded
-
-READABLE = ".safetensors, .npz, .pt, .pth, .ckpt, pytorch_model.bin"
 
 
 class Run(Sequence[Checkpoint]):
@@ -66,7 +65,8 @@ def open_run(path: str | Path) -> Run:
     else:
         raise broken(given, "does not exist", "give a run's folder, a checkpoint or a glob")
     if not claims:
-        raise broken(given, fault, f"known are {READABLE}")
+        known = ", ".join(reader.FORMAT for reader in readers().values())
+        raise broken(given, fault, f"known formats are {known}")
     return _run(given, root, claims)
 
 

@@ -4,12 +4,13 @@ Every byte of a checkpoint comes through `File`. Nothing is mapped into memory: 
 for as long as the mapping lives, and a file that shrinks under a mapping kills the process.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -86,7 +87,9 @@ class File:
     def open(self) -> Iterator[Any]:
         """The unbuffered stream of the file, refused if the file is no longer the one that was listed."""
         with self.path.open("rb", buffering=0) as stream:
-            self._check_unchanged(stream)
+            status = os.fstat(stream.fileno())
+            if (status.st_size, status.st_mtime_ns) != (self.size, self.modified_ns):
+                raise self.changed()
             yield stream
 
     def checked(self, offset: int, count: int) -> int:
@@ -99,12 +102,6 @@ class File:
     def changed(self) -> CheckpointError:
         """The error for a file that was rewritten since it was listed."""
         return broken(self.path, "changed while it was being read", "open the run again")
-
-    def _check_unchanged(self, stream: BinaryIO) -> None:
-        stream.seek(0, 2)
-        if stream.tell() != self.size or self.path.stat().st_mtime_ns != self.modified_ns:
-            raise self.changed()
-        stream.seek(0)
 
 
 def foreign(file: File, wanted: str) -> CheckpointError:
