@@ -89,7 +89,15 @@ class ModularTask(Task):
         train, test = split_examples(operation, modulus, fraction, seed)
         if not len(train) or not len(test):
             raise TaskError(f"train_fraction {fraction} leaves {len(train)} training and {len(test)} test examples")
-        self.network = build(architecture, modulus, paper.layers if layers is None else layers)
+        self.config = {
+            "operation": operation,
+            "modulus": modulus,
+            "architecture": architecture,
+            "layers": paper.layers if layers is None else layers,
+            "train_fraction": fraction,
+            "seed": seed,
+        }
+        self.network = build(architecture, modulus, self.config["layers"])
         self.train = Examples(train.pairs.to(device), train.labels.to(device))
         self.test = Examples(test.pairs.to(device), test.labels.to(device))
         self.num_examples = len(train)
@@ -125,21 +133,21 @@ class ModularTask(Task):
 
     def error_rate(self, params: Params) -> float:
         """Share of wrong answers on the training pairs."""
-        return 1 - self._accuracy(params, self.train)
+        return 1 - self.evaluate(params, self.train)[1]
 
     def accuracies(self, params: Params) -> dict[str, float]:
-        return {
-            "train_accuracy": self._accuracy(params, self.train),
-            "test_accuracy": self._accuracy(params, self.test),
-        }
+        return {f"{part}_accuracy": self.evaluate(params, getattr(self, part))[1] for part in ("train", "test")}
+
+    @torch.no_grad()
+    def evaluate(self, params: Params, examples: Examples) -> tuple[float, float]:
+        """(mean loss in nats, accuracy) on `train` or `test`, from one forward pass."""
+        logits = self._logits(params, examples)
+        accuracy = (logits.argmax(-1) == examples.labels).double().mean()
+        return F.cross_entropy(logits, examples.labels).item(), accuracy.item()
 
     def _logits(self, params: Params, examples: Examples) -> Tensor:
         check_names(self.network.shapes, params)
         return self.network.logits(params, examples.pairs)
-
-    @torch.no_grad()
-    def _accuracy(self, params: Params, examples: Examples) -> float:
-        return (self._logits(params, examples).argmax(-1) == examples.labels).double().mean().item()
 
 
 def _is_prime(n: int) -> bool:

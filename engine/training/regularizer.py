@@ -1,0 +1,178 @@
+"""A penalty on intrinsic dimension: the mean spectral entropy of a network's matrices, its gradient in closed form.
+
+    penalty = SpectralEntropyRegularizer(weight=0.1)
+    loss = task_loss + penalty(model)
+
+Works as it is with autocast, torch.compile, DistributedDataParallel, FSDP2 and gradient accumulation.
+docs/regularizer.md says what it costs and when it helps.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..errors import KolmogramError
+from .spectral_entropy import batches_by_shape, spectral_entropies
+
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+
+
+def _eager(function: _Function) -> _Function:
+    """Keep torch.compile out: eigendecompositions and gathers have nothing to fuse."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
+
+
+class SpectralEntropyRegularizer:
+    """`weight` × the mean (or sum) over matrices of H = −Σ p ln p, p = σ/Σσ, in nats (arXiv 2412.09810).
+
+    A matrix is any trainable parameter of two or more dimensions; convolutions are read as (out, in·k). `include` and
+    `exclude` are globs on parameter names, e.g. exclude="*embedding*". `power=2` takes p = σ²/Σσ².
+
+    `every=k` computes spectra on each k-th call and holds them in between: the cost falls k-fold, the gradient is at
+    most k − 1 steps old and its mean stays. With gradient accumulation over k micro-batches that is exact. What is held
+    is as large as the regularised weights.
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        *,
+        include: str | Sequence[str] = "*",
+        exclude: str | Sequence[str] = (),
+        power: Literal[1, 2] = 1,
+        reduction: Literal["mean", "sum"] = "mean",
+        every: int = 1,
+    ) -> None:
+        if power not in (1, 2) or reduction not in ("mean", "sum") or every < 1:
+            raise KolmogramError(
+                "SpectralEntropyRegularizer: power is 1 or 2, reduction 'mean' or 'sum', every at least 1; "
+                f"got power={power!r}, reduction={reduction!r}, every={every!r}"
+            )
+        self.weight = weight
+        self.every = every
+        self._include = [include] if isinstance(include, str) else list(include)
+        self._exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+        self._power = power
+        self._reduction = reduction
+        self._calls = 0
+        self._held: _Spectra | None = None
+        self._last: _Spectra | None = None
+
+    @_eager
+    def __call__(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
+        """The penalty of a module, or of weights given by name: a scalar to be added to any loss."""
+        weights = self._select(model)
+        if not torch.is_grad_enabled():
+            self._last = self._spectra(weights)
+        else:
+            if self._calls % self.every == 0 or self._held is None or self._held.names != tuple(weights):
+                self._held = self._spectra(weights)
+            self._calls += 1
+            self._last = self._held
+        dtype = torch.promote_types(torch.float32, next(iter(weights.values())).dtype)
+        total = _KnownGradient.apply(self._last.entropies.sum().to(dtype), self._last.gradients, *weights.values())
+        return total * (self.weight / (len(weights) if self._reduction == "mean" else 1))
+
+    @property
+    def entropies(self) -> dict[str, float]:
+        """H of every matrix at the last call, in nats; costs nothing, since the spectra are there."""
+        return dict(zip(self._last.names, self._last.entropies.tolist(), strict=True)) if self._last else {}
+
+    @property
+    def effective_ranks(self) -> dict[str, float]:
+        """exp(H) of every matrix at the last call (Roy & Vetterli 2007)."""
+        return {name: math.exp(entropy) for name, entropy in self.entropies.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `every` > 1 needs to go on after a restart as if there had been none: tensors, names, a count."""
+        return {"calls": self._calls, "held": None if self._held is None else tuple(self._held)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._calls = state["calls"]
+        self._held = None if state["held"] is None else _Spectra(*state["held"])
+
+    def _select(self, model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {
+            name: weight
+            for name, weight in (model.items() if isinstance(model, Mapping) else _trainable(model))
+            if weight.ndim >= 2
+            and weight.numel()
+            and weight.is_floating_point()
+            and any(fnmatchcase(name, glob) for glob in self._include)
+            and not any(fnmatchcase(name, glob) for glob in self._exclude)
+        }
+        if not weights:
+            raise KolmogramError("SpectralEntropyRegularizer: no matrix to regularise; look at include= and exclude=")
+        return weights
+
+    @torch.no_grad()
+    def _spectra(self, weights: Mapping[str, Tensor]) -> "_Spectra":
+        names, tensors = tuple(weights), list(weights.values())
+        entropies = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
+        gradients = [torch.empty(())] * len(tensors)
+        for batch in batches_by_shape([(len(t), t.numel() // len(t)) for t in tensors]):
+            try:
+                solved = spectral_entropies([_whole(tensors[i]).flatten(1) for i in batch], self._power)
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+                raise KolmogramError(
+                    f"SpectralEntropyRegularizer: NaN or infinite weights in {' or '.join(names[i] for i in batch)}"
+                ) from None
+            for i, entropy, gradient in zip(batch, *solved, strict=True):
+                entropies[i] = entropy
+                gradients[i] = _part(gradient.view(tensors[i].shape), like=tensors[i])
+        return _Spectra(names, entropies, gradients)
+
+
+class _Spectra(NamedTuple):
+    """Names of the matrices, H of each in nats (float64), and dH/dW of each, laid out like its weight."""
+
+    names: tuple[str, ...]
+    entropies: Tensor
+    gradients: list[Tensor]
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A scalar together with its gradients, which were computed along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, *(upstream.to(g.dtype) * g for g in ctx.gradients)
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters that are trained, once each, under names that wrappers do not change."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            for wrapper in _WRAPPERS:
+                name = name.replace(wrapper, "")
+            yield name, parameter
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """The full tensor; of a sharded one (a DTensor of FSDP2), gathered from all ranks."""
+    gather = getattr(weight, "full_tensor", None)
+    return (gather() if gather else weight).detach()
+
+
+def _part(gradient: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a gradient that every rank knows in full."""
+    if not hasattr(like, "full_tensor"):
+        return gradient
+    from torch.distributed.tensor import DTensor, Replicate  # 0.7 s that only sharded training needs
+
+    assert isinstance(like, DTensor)
+    whole = DTensor.from_local(gradient, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)
+    return whole.redistribute(placements=like.placements)
