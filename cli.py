@@ -1,11 +1,197 @@
-"""The `kolmogram` command: parse, call, print. No arithmetic here."""
+"""The `kolmogram` command: parse, call, print. No arithmetic here.
+
+Everything heavy is imported inside the commands, so that `--help` needs neither torch nor triton.
+"""
+
+import errno
+from pathlib import Path
+from typing import Any
 
 import click
 
 from . import __version__
+from .analyzers import ANALYZERS
+from .engine.errors import KolmogramError
+
+OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
+RECIPES = ("paper", "weight_decay", "spectral", "noise", "none")
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group whose commands end in one line, not a traceback, when the user can do something about it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of this file: what most people want comes first."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; our own errors and those of the file system become exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except KolmogramError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            ) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="kolmogram")
 def main() -> None:
-    """How complex is this network, and when did it start to understand?"""
+    r"""How complex is this network, and when did it start to understand?
+
+    \b
+    Example:
+      kolmogram demo
+      kolmogram analyze runs/my-run --task my_task.py
+    """
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=FOLDER, default="kolmogram-demo", show_default=True, help="Folder for run and results."
+)
+def demo(out: Path) -> None:
+    """Train, analyze and report a small run.
+
+    A grokking run on the CPU: a few minutes on two cores. Stop it at any moment; the same command goes on where it was.
+    """
+    from .engine.demo import run_demo
+    from .engine.report.terminal import ProgressBars, print_trajectory
+
+    with ProgressBars() as bars:
+        trajectory = run_demo(out, bars.training, bars.analysis)
+    print_trajectory(trajectory)
+    click.echo(f"\n{out}/report.html  {out}/trajectory.png  {out}/trajectory.csv", err=True)
+
+
+@main.command()
+@click.argument("run")
+@click.option("-t", "--task", help="FILE.py[:NAME], pkg.module[:NAME] or a built-in name; without one, weights alone.")
+@click.option("-o", "--out", type=FOLDER, help="Folder for tables and report.  [default: RUN/kolmogram]")
+@click.option("-e", "--epsilon", type=float, multiple=True, default=(1.0,), help="Allowed rise of the loss in nats.")
+@click.option("-m", "--measure", type=click.Choice(list(ANALYZERS)), multiple=True, help="Only these.  [default: all]")
+@click.option(
+    "--method", type=click.Choice(["kolmogram", "paper"]), default="kolmogram", help="How complexity is found."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
+def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tuple[str, ...], **options: Any) -> None:
+    r"""Measure every checkpoint of RUN.
+
+    RUN is a folder, a single checkpoint or a glob. Writes trajectory.csv and .parquet, tensors.parquet, report.html and
+    the decodable .kolmo files. Stop it at any moment; the same command goes on where it was and repeats no finished
+    checkpoint.
+
+    \b
+    Example:
+      kolmogram analyze runs/my-run --task my_task.py --epsilon 1 --epsilon 0.25
+    """
+    from .engine.analysis import analyze, default_out
+    from .engine.report.terminal import ProgressBars, print_problems, print_trajectory
+
+    out = out or default_out(run)
+    with ProgressBars() as bars:
+        table = analyze(run, measures=measure or None, epsilons=epsilon, out=out, progress=bars.analysis, **options)
+    print_trajectory(table)
+    problems = print_problems(table)
+    click.echo(f"{out}/report.html", err=True)
+    if problems == len(table):
+        raise click.ClickException(f"{run}: no checkpoint could be measured as asked")
+
+
+@main.command()
+@click.argument("checkpoint")
+def inspect(checkpoint: str) -> None:
+    """Show the tensors of one CHECKPOINT.
+
+    Data type, shape, size, spectrum and bits.
+    Bits are the order-0 entropy of weights quantised at a quarter of each tensor's standard deviation: an estimate.
+    """
+    from .engine.inspection import inspect_tensors, single_checkpoint
+    from .engine.report.terminal import print_inspection
+
+    opened = single_checkpoint(checkpoint)
+    print_inspection(opened, inspect_tensors(opened))
+
+
+@main.command()
+@click.argument("operation", type=click.Choice(OPERATIONS))
+@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the run.")
+@click.option("--modulus", type=int, default=113, show_default=True, help="A prime.")
+@click.option("--architecture", type=click.Choice(["transformer", "mlp"]), default="transformer", show_default=True)
+@click.option("--recipe", type=click.Choice(RECIPES), default="paper", show_default=True, help="Regularisation.")
+@click.option("--epochs", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def train(operation: str, out: Path, **options: Any) -> None:
+    r"""Train a grokking run.
+
+    Modular arithmetic by the paper's recipe, with checkpoints evenly spaced in log time. Prints the rows of metrics.csv.
+    Stop it at any moment; the same command goes on where it was.
+
+    \b
+    Example:
+      kolmogram train addition -o runs/addition --until-accuracy 0.99
+      kolmogram analyze runs/addition
+    """
+    from .engine.report.terminal import ProgressBars, print_metrics
+    from .engine.training.grokking import train
+
+    with ProgressBars(options["epochs"]) as bars:
+        rows = train(operation, out, progress=bars.training, **options)
+    print_metrics(rows)
+
+
+@main.command()
+@click.argument("folders", type=EXISTING_FOLDER, nargs=-1, required=True, metavar="OUT...")
+@click.option("-o", "--output", type=FILE, required=True, help="The page, .html.")
+def report(folders: tuple[Path, ...], output: Path) -> None:
+    """Write one page about one or several runs.
+
+    OUT are folders that `analyze` wrote; the page needs no network to be read.
+    """
+    from .engine.report.page import write_report
+
+    write_report(folders, output)
+    click.echo(output)
+
+
+@main.command()
+@click.argument("folders", type=EXISTING_FOLDER, nargs=-1, required=True, metavar="OUT...")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help=".pdf, .png or .svg"
+)
+def figure(folders: tuple[Path, ...], output: Path) -> None:
+    """Draw a figure for a paper.
+
+    OUT are folders that `analyze` wrote; the figure is one column wide.
+    """
+    from .engine.report.figure import write_figure
+
+    write_figure(folders, output)
+    click.echo(output)
+
+
+@main.command()
+def doctor() -> None:
+    """Say what runs here and why.
+
+    Versions, device and backend; what is missing and how to get it.
+    """
+    from .engine.doctor import diagnose
+    from .engine.report.terminal import print_table
+
+    findings = list(diagnose())
+    print_table(("what", "state"), [(finding.what, finding.state) for finding in findings])
+    if not all(finding.ok for finding in findings):
+        raise click.ClickException("something needs attention, see above")

@@ -17,6 +17,7 @@ from .executor import run_local
 from .files import write_bytes
 from .measurement import Outcome, Settings, measure_checkpoint
 from .provenance import describe, task_identity
+from .report.page import write_report
 from .store import Key, Store
 from .tables import checkpoint_labels, make_trajectory
 from .tasks import load_task
@@ -52,7 +53,7 @@ def analyze(
     `task`: an object with `loss(params)`, a specification as for `--task`, or None (a run that names its own task in
     config.json uses that; any other is measured without one, in weight space). `measures`: names in
     `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
-    `out`: folder for the tables and for the store that makes the next call repeat nothing; None writes nothing.
+    `out`: folder for tables, report, and the store that makes the next call repeat nothing; None writes nothing.
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
@@ -79,6 +80,7 @@ def analyze(
     trajectory.provenance.update(describe(run.path, settings, backend))
     if out:
         trajectory.save(out)
+        write_report([out], out / "report.html")
     return trajectory
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..analyzers import unit_of
 from .checkpoints import Checkpoint, Run
 from .errors import CheckpointError
+from .inspection import weights_of
 from .logged import RunLog
 from .store import Key, Store, TensorValue
 from .trajectory import TENSOR_COLUMNS, Trajectory, make_rows
@@ -50,12 +51,10 @@ def _identity(checkpoint: Checkpoint, status: str) -> dict[str, Any]:
 
 
 def _parameters(checkpoint: Checkpoint) -> float:
-    """Number of weights: floating-point entries, tied storage once; read from the headers alone."""
     try:
-        infos = [checkpoint.info(name) for name in checkpoint.names()]
+        return weights_of(checkpoint)
     except CheckpointError:
         return math.nan
-    return sum(math.prod(info.shape) for info in infos if info.dtype.is_floating_point)
 
 
 def _append(table: dict[str, list[Any]], checkpoint: Checkpoint, values: Iterable[TensorValue]) -> None:

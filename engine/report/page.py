@@ -12,9 +12,6 @@ from .style import RUNS
 from .template import PAGE
 from .view import View, complexity_label, findings, format_cell, load_views, panel_titles
 
-_BEFORE_SIZES = ("epoch", "train_accuracy", "test_accuracy", "loss", "test_loss", "logged_loss", "eval_loss")
-_AFTER_SIZES = ("effective_rank", "entropy_bits@0.25", "l2_norm")
-
 
 def write_report(folders: Sequence[str | Path], path: str | Path) -> None:
     """Write the page about the folders that `analyze` wrote. Needs no network to be read: plotly.js is inside."""
@@ -90,8 +87,7 @@ def _facts(view: View) -> str:
 
 def _table(view: View) -> str:
     """Every checkpoint, those with problems too."""
-    before, after = (tuple(name for name in names if view.column(name)) for names in (_BEFORE_SIZES, _AFTER_SIZES))
-    names = ("step", *before, *view.complexity_columns(), *after)
+    names = ("step", *view.table_columns())
     head = "".join(f"<th>{_text(_column_title(name))}</th>" for name in ("checkpoint", *names))
     rows = []
     for row in view.trajectory.rows:

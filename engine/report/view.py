@@ -90,6 +90,13 @@ class View:
         ]
         return sorted((name for name in names if self.column(name)), key=lambda name: -float(name.partition("@")[2]))
 
+    def table_columns(self) -> tuple[str, ...]:
+        """The columns that a table for people shows, of those that have anything in them."""
+        before = ("epoch", "train_accuracy", "test_accuracy", "loss", "test_loss", "logged_loss", "eval_loss")
+        after = ("effective_rank", "entropy_bits@0.25", "l2_norm")
+        names = (*before, *self.complexity_columns(), *after)
+        return tuple(name for name in names if self.column(name))
+
     def tensor_values(self, measure: str) -> dict[str, list[float]]:
         """Tensor → values of one measure along the run; NaN where a checkpoint has none."""
         table = self.trajectory.tensors

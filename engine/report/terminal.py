@@ -1,0 +1,121 @@
+"""Tables and progress in a terminal: rows go to stdout, progress and problems to stderr."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Self
+
+from ..analysis import Progress
+from ..checkpoints import Checkpoint
+from ..inspection import InspectedTensor, weights_of
+from ..training.grokking import Metrics
+from ..trajectory import Trajectory
+from .view import View, format_bytes, format_cell
+
+TEXT_COLUMNS = ("checkpoint", "status", "tensor", "dtype", "shape", "what", "state")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: drawn for people in a terminal, plain aligned text (two spaces between cells) in a pipe."""
+    if not sys.stdout.isatty():
+        widths = [max(len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+        for row in (columns, *rows):
+            cells = (
+                cell.ljust(width) if name in TEXT_COLUMNS else cell.rjust(width)
+                for name, cell, width in zip(columns, row, widths, strict=True)
+            )
+            print("  ".join(cells).rstrip())
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style="red" if cell == "nan" else "") for cell in row))
+    Console().print(table)
+
+
+def print_trajectory(trajectory: Trajectory) -> None:
+    """The columns that say most, one row per checkpoint; the tables on disk have all of them."""
+    view = View(trajectory, "")
+    columns = ("step" if view.has_steps else "checkpoint", *view.table_columns())
+    print_table(columns, [[format_cell(name, row[name]) for name in columns] for row in trajectory.rows])
+
+
+def print_problems(trajectory: Trajectory) -> int:
+    """One line on stderr for each checkpoint that is not ok; how many there are."""
+    bad = [row for row in trajectory.rows if row["status"] != "ok"]
+    for row in bad:
+        print(f"{row['checkpoint']}: {row['status']}", file=sys.stderr)
+    return len(bad)
+
+
+def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor]) -> None:
+    """A checkpoint tensor by tensor, then what was left out and why."""
+    measured = ("effective_rank", "stable_rank", "spectral_norm", "entropy_bits@0.25", "abs_max", "nonfinite")
+    rows = []
+    for tensor in tensors:
+        info = tensor.info
+        shape = "×".join(map(str, info.shape)) or "scalar"
+        values = [format_cell(name, tensor.values[name]) if name in tensor.values else "–" for name in measured]
+        rows.append([info.name, str(info.dtype).removeprefix("torch."), shape, format_bytes(info.nbytes), *values])
+    print_table(("tensor", "dtype", "shape", "size", *(name.replace("@0.25", "") for name in measured)), rows)
+    step = "no step" if checkpoint.step is None else f"step {checkpoint.step:,}"
+    print(f"{checkpoint.name}: {checkpoint.format}, {step}, {weights_of(checkpoint):,} weights", file=sys.stderr)
+    for name, holder in checkpoint.aliases.items():
+        print(f"{name}: tied to {holder}", file=sys.stderr)
+    for name, reason in checkpoint.skipped.items():
+        print(f"{name}: skipped, {reason}", file=sys.stderr)
+
+
+def print_metrics(rows: Sequence[Metrics]) -> None:
+    """The rows of metrics.csv."""
+    columns = [field.name for field in fields(Metrics)]
+    print_table(columns, [[format_cell(name, getattr(row, name)) for name in columns] for row in rows])
+
+
+class ProgressBars:
+    """Bars with the time left on stderr. Its methods are the `progress` callbacks of `train` and `analyze`."""
+
+    def __init__(self, epochs: int | None = None) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._epochs = epochs
+        self._tasks: dict[str, progress.TaskID] = {}
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[note]}", style="dim"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    def training(self, metrics: Metrics) -> None:
+        """Move the bar of a training run; its end is not known where an accuracy ends it."""
+        self._show("training", metrics.epoch, self._epochs, f"test accuracy {metrics.test_accuracy:.3f}")
+
+    def analysis(self, progress: Progress) -> None:
+        """Move the bar of an analysis."""
+        before = f"{progress.finished_before} already done" if progress.finished_before else ""
+        self._show("analyzing", progress.done, progress.total, progress.checkpoint or before)
+
+    def _show(self, what: str, done: int, total: int | None, note: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, note=note)
+        self._bars.update(self._tasks[what], completed=done, total=total, note=note)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
