@@ -76,8 +76,9 @@ def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
     found = [Checkpoint(claim, reader, name) for (reader, claim), name in zip(claims, names, strict=True)]
     problems = [checkpoint.broken for checkpoint in found if checkpoint.broken]
     if len(problems) == len(found):
+        worst = min(problems, key=lambda error: isinstance(error, NoWeightsError))
         more = f" (and {len(problems) - 1} more that cannot be read)" if len(problems) > 1 else ""
-        raise CheckpointError(f"{problems[0]}{more}")
+        raise CheckpointError(f"{worst}{more}")
     checkpoints = [checkpoint for checkpoint in found if not isinstance(checkpoint.broken, NoWeightsError)]
     for checkpoint in checkpoints:
         try:

@@ -22,7 +22,7 @@ LARGEST_COUNT = 2**62  # a hostile header can say anything; more than this is re
 def broken(path: Path, what: str, remedy: str = "") -> CheckpointError:
     """The error for a bad file, always one line: the file, what is wrong with it, what to do."""
     line = f"{path}: {what}; {remedy}" if remedy else f"{path}: {what}"
-    return CheckpointError(" ".join(line.split()))
+    return CheckpointError(" ".join(line.splitlines()))
 
 
 class NoWeightsError(CheckpointError):

@@ -57,7 +57,7 @@ class Storage:
 
     key: str
     dtype: torch.dtype
-    start: Any = 0  # elements before this view of the storage (files written before torch 0.4)
+    start: Any = 0  # elements before this view of the storage (only in old files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ def call(name: str, args: tuple[Any, ...]) -> Any:
         case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
             return _view(*args[:4])
         case "torch._utils._rebuild_tensor_v3":
-            return _view(*args[:4], dtype=_DTYPES.get(args[6].name))
+            dtype = _DTYPES.get(args[6].name)
+            return _view(*args[:4], dtype=dtype) if dtype else Unreadable(f"dtype {args[6].name} is not read")
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
             return args[0]
         case "torch._tensor._rebuild_from_type_v2" if isinstance(args[0], Global):
@@ -104,7 +105,10 @@ def call(name: str, args: tuple[Any, ...]) -> Any:
         case "torch.Size":
             return args[0]
         case "collections.OrderedDict" | "collections.defaultdict":
-            return dict(args[0]) if args and isinstance(args[0], dict) else {}
+            items = (
+                args[0] if args and isinstance(args[0], list) else ()
+            )  # given at once by Python 2, put in later by 3
+            return {key: value for key, value in items if isinstance(key, str)}
     if name.startswith(("torch._utils._rebuild", "torch.storage.", "torch.distributed.")) or name in _NUMPY_ARRAYS:
         return Unreadable(f"stored by {name}, not as plain elements")
     return NotImplemented
@@ -125,22 +129,28 @@ def contents_of(payload: Any, file: File, locate: Locate) -> Contents:
         raise no_weights(file.path, "holds one tensor without a name")
     top = _children(payload) or {}
     weights, skipped = _weights(top)
-    found = dict(_leaves(weights))
-    tensors = {name: _span(file, name, leaf, locate) for name, leaf in found.items() if isinstance(leaf, View)}
+    found = {name: _located(file, name, leaf, locate) for name, leaf in _leaves(weights)}
+    tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Span)}
     if not tensors:
         raise no_weights(file.path, "holds no weights")
     skipped |= {name: leaf.why for name, leaf in found.items() if isinstance(leaf, Unreadable)}
     said = {key: _number(file, value, locate) for key, value in top.items() if key not in tensors}
-    lightning = "pytorch-lightning_version" in top
+    trainer = _trainer(top)
     return Contents(
-        "lightning" if lightning else "nanogpt" if {"model_args", "iter_num"} <= top.keys() else "torch",
+        trainer,
         tensors,
         step=count_among(said, STEP_KEYS),
         epoch=count_among(said, EPOCH_KEYS),
         metrics=numbers(said),
         skipped=skipped,
-        attributes=("model", "net") if lightning else (),
+        attributes=("model", "net") if trainer == "lightning" else (),
     )
+
+
+def _trainer(top: Mapping[str, Any]) -> str:
+    if "pytorch-lightning_version" in top:
+        return "lightning"
+    return "nanogpt" if {"model_args", "iter_num"} <= top.keys() else "torch"
 
 
 def _weights(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
@@ -195,19 +205,20 @@ def _is_optimiser(value: Any) -> bool:
     return isinstance(value, dict) and "param_groups" in value and "state" in value
 
 
-def _span(file: File, name: str, view: View, locate: Locate) -> Span:
+def _located(file: File, name: str, leaf: View | Unreadable, locate: Locate) -> Span | Unreadable:
     """The view as bytes of the file, after checking that its storage really holds them."""
-    shape = shape_of(file.path, name, view.shape)
-    stride = counts(file.path, name, view.stride)
-    start, offset = counts(file.path, name, (view.storage.start, view.offset))
-    begin, length = locate(view.storage.key)
-    skip = start * view.storage.dtype.itemsize + offset * view.dtype.itemsize
-    span = Span(file, begin + skip, view.dtype, shape, None if _is_row_major(shape, stride) else stride)
+    if isinstance(leaf, Unreadable):
+        return leaf
+    shape = shape_of(file.path, name, leaf.shape)
+    stride = counts(file.path, name, leaf.stride)
+    start, offset = counts(file.path, name, (leaf.storage.start, leaf.offset))
+    begin, length = locate(leaf.storage.key)
+    skip = start * leaf.storage.dtype.itemsize + offset * leaf.dtype.itemsize
+    span = Span(file, begin + skip, leaf.dtype, shape, None if _is_row_major(shape, stride) else stride)
     if skip + span.covered() > length:
         raise broken(file.path, f"tensor {name!r} reaches past its storage of {length} bytes", "the file is damaged")
-    if prod(shape) * view.dtype.itemsize > length:
-        what = f"tensor {name!r} repeats a storage of {length} bytes to shape {list(shape)}"
-        raise broken(file.path, what, "save it after .contiguous()")
+    if prod(shape) * leaf.dtype.itemsize > length:  # two numbers can ask for all the memory there is
+        return Unreadable(f"an expanded view that repeats {length} bytes to shape {list(shape)}")
     return span
 
 
@@ -219,5 +230,6 @@ def _is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 def _number(file: File, value: Any, locate: Locate) -> Any:
     """A number as it is, a tensor with one element as its element."""
     if isinstance(value, View) and value.shape in ((), (1,)):
-        return _span(file, "a number", value, locate).read().item()
+        value = _located(file, "a number", value, locate)
+        return value.read().item() if isinstance(value, Span) else None
     return value if isinstance(value, int | float) else None

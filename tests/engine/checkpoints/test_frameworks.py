@@ -10,7 +10,6 @@ from kolmogram.engine.checkpoints import open_run
 from safetensors.torch import save_file
 from torch import nn
 
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

@@ -1,4 +1,4 @@
-"""Walking a checkpoint costs one tensor of memory, whatever its format (a process of its own, Linux's high-water mark)."""
+"""Walking a checkpoint costs one tensor of memory, whatever its format."""
 
 import subprocess
 import sys

@@ -270,9 +270,32 @@ def test_torchscript_is_named(tmp_path):
 
 
 def test_an_expanded_tensor_cannot_fill_the_memory(tmp_path, save):
-    save({"w": torch.zeros(1).expand(2**40)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="repeats a storage"):
-        open_run(tmp_path)
+    save({"w": torch.ones(3), "expanded": torch.zeros(1).expand(2**40)}, tmp_path / "a.pt")
+    (checkpoint,) = open_run(tmp_path)
+    assert checkpoint.names() == ("w",)
+    assert "repeats 4 bytes" in checkpoint.skipped["expanded"]
+
+
+def test_a_dtype_that_is_not_read_is_skipped_by_name(tmp_path, save):
+    save(
+        {"w": torch.ones(3), "packed": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)},
+        tmp_path / "a.pt",
+    )
+    (checkpoint,) = open_run(tmp_path)
+    assert checkpoint.names() == ("w",)
+    assert "float4" in checkpoint.skipped["packed"]
+
+
+def test_an_ordered_dict_of_python_2_keeps_its_items(tmp_path, assert_same):
+    """There it was pickled as a call with a list of pairs."""
+    path = tmp_path / "a.pt"
+    torch.save([["w", torch.ones(3)]], path)
+    structure = b"\x80\x02ccollections\nOrderedDict\n"
+
+    def wrap(name, data):
+        return structure + data.removeprefix(b"\x80\x02").removesuffix(b".") + b"\x85R." if name == "data.pkl" else data
+
+    assert_same(open_run(rewritten(path, wrap))[0], {"w": torch.ones(3)})
 
 
 def test_text_and_emptiness_give_one_line(tmp_path):
