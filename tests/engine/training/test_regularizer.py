@@ -1,0 +1,217 @@
+import copy
+import math
+
+import pytest
+import torch
+from kolmogram import SpectralEntropyRegularizer
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.training import regularizer as module
+from kolmogram.engine.training.spectral_entropy import spectral_entropies
+from torch import nn
+
+
+class Net(nn.Module):
+    """A convolution, a tied embedding, a frozen matrix, and vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(12, 8)
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 12, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        x = self.conv(self.embedding(tokens).mT).mT
+        return self.head(self.norm(self.frozen(x)))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(12, (4, 6), generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def task_loss(model, tokens):
+    return nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+
+
+def test_the_penalty_is_the_weighted_mean_over_trainable_matrices(model):
+    penalty = SpectralEntropyRegularizer(0.3)
+    value = penalty(model)
+    value.backward()
+    conv = model.conv.weight.detach().view(8, 24)
+    (h_embedding,), (g_embedding,) = spectral_entropies([model.embedding.weight.detach()])
+    (h_conv,), (g_conv,) = spectral_entropies([conv])
+    assert value.item() == pytest.approx(0.3 * (h_embedding + h_conv).item() / 2)
+    assert value.dtype == torch.float32
+    assert penalty.entropies == pytest.approx({"embedding.weight": h_embedding.item(), "conv.weight": h_conv.item()})
+    assert penalty.effective_ranks["conv.weight"] == pytest.approx(math.exp(h_conv))
+    assert gradients(model).keys() == {"embedding.weight", "conv.weight"}
+    torch.testing.assert_close(model.conv.weight.grad, 0.15 * g_conv.view(8, 8, 3))
+    torch.testing.assert_close(model.embedding.weight.grad, 0.15 * g_embedding)
+
+
+def test_sum_power_and_patterns(model):
+    chosen = SpectralEntropyRegularizer(1.0, include=("conv*", "embed*"), exclude="*embedding*", power=2)
+    value = chosen(model)
+    (expected,), _ = spectral_entropies([model.conv.weight.detach().flatten(1)], power=2)
+    assert value.item() == pytest.approx(expected.item())
+    assert list(chosen.entropies) == ["conv.weight"]
+    total = SpectralEntropyRegularizer(1.0, reduction="sum")(model)
+    assert total.item() == pytest.approx(2 * SpectralEntropyRegularizer(1.0)(model).item())
+
+
+def test_it_lowers_the_entropy_when_it_is_minimised(model):
+    penalty = SpectralEntropyRegularizer(1.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    start = penalty(model).item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        penalty(model).backward()
+        optimizer.step()
+    assert penalty(model).item() < 0.8 * start
+
+
+def count_spectra(monkeypatch):
+    calls = []
+    solve = module.spectral_entropies
+    monkeypatch.setattr(module, "spectral_entropies", lambda *a: (calls.append(1), solve(*a))[1])
+    return calls
+
+
+def test_every_holds_value_and_gradient_in_between(model, monkeypatch):
+    penalty = SpectralEntropyRegularizer(1.0, include="conv*", every=3)
+    calls = count_spectra(monkeypatch)
+    seen = []
+    for _ in range(7):
+        model.zero_grad()
+        value = penalty(model)
+        value.backward()
+        seen.append((value.item(), model.conv.weight.grad.clone()))
+        with torch.no_grad():
+            model.conv.weight += 0.1 * torch.randn_like(model.conv.weight)
+    assert len(calls) == 3  # at 0, 3 and 6
+    for i, (value, gradient) in enumerate(seen):
+        assert value == seen[i // 3 * 3][0]
+        assert torch.equal(gradient, seen[i // 3 * 3][1])
+    assert len({value for value, _ in seen}) == 3
+
+
+def test_evaluation_leaves_what_is_held_alone(model):
+    penalty = SpectralEntropyRegularizer(1.0, every=2)
+    held = penalty(model).item()
+    with torch.no_grad():
+        model.conv.weight.mul_(torch.rand(8, 1, 1) * 5)
+        fresh = penalty(model)
+    assert not fresh.requires_grad
+    assert fresh.item() != held
+    assert penalty(model).item() == held
+    assert penalty(model).item() == fresh.item()
+
+
+def test_a_restart_goes_on_where_it_was(model):
+    penalty = SpectralEntropyRegularizer(1.0, every=4)
+    held = penalty(model).item()
+    again = SpectralEntropyRegularizer(1.0, every=4)
+    again.load_state_dict(copy.deepcopy(penalty.state_dict()))
+    with torch.no_grad():
+        model.conv.weight.mul_(torch.rand(8, 1, 1) * 5)
+    for both in range(5):
+        values = [p(model).item() for p in (penalty, again)]
+        assert values[0] == values[1]
+        assert (values[0] == held) == (both < 3)
+
+
+def test_weights_may_be_given_by_name():
+    weights = {"w": torch.randn(5, 6, requires_grad=True), "b": torch.randn(5, requires_grad=True)}
+    penalty = SpectralEntropyRegularizer(1.0)
+    penalty(weights).backward()
+    assert weights["w"].grad.any()
+    assert weights["b"].grad is None
+    assert list(penalty.entropies) == ["w"]
+
+
+def test_what_cannot_be_is_said_in_one_line(model):
+    with pytest.raises(KolmogramError, match="power is 1 or 2"):
+        SpectralEntropyRegularizer(every=0)
+    with pytest.raises(KolmogramError, match="no matrix to regularise"):
+        SpectralEntropyRegularizer(include="nothing")(model)
+    with torch.no_grad():
+        model.conv.weight[0, 0, 0] = math.nan
+    with pytest.raises(KolmogramError, match=r"NaN or infinite weights in conv\.weight"):
+        SpectralEntropyRegularizer()(model)
+
+
+def test_accumulation_over_micro_batches_is_exact(model, tokens, monkeypatch):
+    reference = copy.deepcopy(model)
+    (task_loss(reference, tokens) + SpectralEntropyRegularizer(0.5)(reference)).backward()
+    penalty = SpectralEntropyRegularizer(0.5, every=4)
+    calls = count_spectra(monkeypatch)
+    for row in tokens:
+        ((task_loss(model, row[None]) + penalty(model)) / 4).backward()
+    assert len(calls) == 2  # one per shape, once
+    for name, gradient in gradients(reference).items():
+        torch.testing.assert_close(gradients(model)[name], gradient, msg=name)
+
+
+def test_autocast_leaves_the_spectra_exact(model, tokens):
+    plain = SpectralEntropyRegularizer(0.5)
+    expected = plain(model)
+    expected.backward()
+    exact = gradients(model)
+    model.zero_grad()
+    penalty = SpectralEntropyRegularizer(0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(tokens).dtype == torch.bfloat16
+        value = penalty(model)
+        value.backward()
+    assert value.item() == expected.item()
+    for name, gradient in exact.items():
+        assert torch.equal(gradients(model)[name], gradient)
+
+
+def test_loss_scaling_scales_the_gradient(model):
+    (gradient,) = torch.autograd.grad(SpectralEntropyRegularizer()(model), model.conv.weight)
+    scaled = torch.amp.GradScaler("cpu", init_scale=1024.0).scale(SpectralEntropyRegularizer()(model))
+    (of_scaled,) = torch.autograd.grad(scaled, model.conv.weight)
+    torch.testing.assert_close(of_scaled, 1024 * gradient)
+
+
+def test_bfloat16_weights_train(model):
+    model = model.bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    penalty = SpectralEntropyRegularizer(1.0)
+    start = penalty(model).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        penalty(model).backward()
+        optimizer.step()
+    assert penalty(model).item() < start - 0.1
+
+
+@pytest.mark.slow
+def test_inside_a_compiled_training_step(model, tokens):
+    reference = copy.deepcopy(model)
+    (task_loss(reference, tokens) + SpectralEntropyRegularizer(0.5)(reference)).backward()
+    penalty = SpectralEntropyRegularizer(0.5)
+    compiled = torch.compile(model, backend="aot_eager")
+
+    @torch.compile(backend="aot_eager")
+    def loss():
+        return task_loss(compiled, tokens) + penalty(compiled)
+
+    loss().backward()
+    assert "embedding.weight" in penalty.entropies  # without _orig_mod.
+    for name, gradient in gradients(reference).items():
+        torch.testing.assert_close(gradients(model)[name], gradient, msg=name)
