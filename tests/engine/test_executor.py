@@ -1,0 +1,42 @@
+import os
+
+import pytest
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.executor import run_local
+
+
+def make_square():
+    pid = os.getpid()
+    return lambda n: (n, n * n, pid)
+
+
+def make_dying():
+    return lambda n: os._exit(1)
+
+
+def test_same_outcomes_for_any_number_of_workers():
+    alone = {outcome[:2] for outcome in run_local(make_square, range(5))}
+    shared = list(run_local(make_square, range(5), workers=2))
+    assert {outcome[:2] for outcome in shared} == alone
+    assert os.getpid() not in {pid for *_, pid in shared}
+
+
+def test_one_worker_stays_in_this_process_and_in_order():
+    assert list(run_local(make_square, [3, 1])) == [(3, 9, os.getpid()), (1, 1, os.getpid())]
+
+
+def test_jobs_are_done_as_they_are_asked_for():
+    done = []
+    outcomes = run_local(lambda: done.append, [1, 2, 3])
+    next(outcomes)
+    assert done == [1]
+
+
+def test_setup_that_cannot_travel_is_refused_with_a_remedy():
+    with pytest.raises(KolmogramError, match="use one worker"):
+        list(run_local(lambda: print, [1, 2], workers=2))
+
+
+def test_worker_that_dies_is_told():
+    with pytest.raises(KolmogramError, match="worker process died"):
+        list(run_local(make_dying, [1, 2], workers=2))

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from kolmogram.engine import statistics
+from kolmogram.engine.statistics import tensor_statistics
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def summary(items):
+    return [
+        (
+            s.name,
+            s.moments.count,
+            s.entropy_bits.tolist(),
+            None if s.singular_values is None else s.singular_values.tolist(),
+        )
+        for s in items
+    ]
+
+
+def test_groups_do_not_change_anything(monkeypatch):
+    tensors = [(f"t{i}", normal(12 + i, 30, seed=i)) for i in range(9)]
+    together = summary(tensor_statistics(iter(tensors)))
+    monkeypatch.setattr(statistics, "GROUP_BYTES", 1)
+    assert summary(tensor_statistics(iter(tensors))) == together
+    assert [name for name, *_ in together] == [name for name, _ in tensors]
+
+
+def test_only_one_group_is_held(monkeypatch):
+    monkeypatch.setattr(statistics, "GROUP_BYTES", 4 * 100)
+    read = []
+
+    def items():
+        for i in range(6):
+            read.append(i)
+            yield f"t{i}", normal(50)
+
+    stream = tensor_statistics(items(), spectra=False)
+    next(stream)
+    assert len(read) <= 3  # two tensors make a group; the third one closed it
+
+
+def test_integers_are_not_weights():
+    items = [
+        ("count", torch.tensor(3)),
+        ("mask", torch.ones(4, dtype=torch.bool)),
+        ("w", normal(4)),
+        ("z", normal(4) + 0j),
+    ]
+    assert [s.name for s in tensor_statistics(items)] == ["w"]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_every_float_width_is_measured_as_its_float32_values(dtype):
+    weights = normal(40, 20).to(dtype)
+    (one,) = tensor_statistics([("w", weights)])
+    (other,) = tensor_statistics([("w", weights.float())])
+    for name in ("count", "mean", "std", "abs_max", "frobenius"):
+        assert getattr(one.moments, name) == pytest.approx(getattr(other.moments, name), rel=1e-5)
+    assert one.entropy_bits == pytest.approx(other.entropy_bits, abs=1e-2)
+    assert one.singular_values == pytest.approx(other.singular_values, rel=1e-5)
+
+
+def test_a_matrix_that_is_not_finite_has_no_spectrum_and_the_others_do():
+    bad = normal(8, 8)
+    bad[0, 0] = torch.nan
+    found = list(
+        tensor_statistics(
+            [("bad", bad), ("good", normal(8, 8)), ("empty", torch.zeros(0, 3)), ("scalar", torch.tensor(1.0))]
+        )
+    )
+    assert [s.singular_values is not None for s in found] == [False, True, False, False]
+    assert found[0].moments.nonfinite == 1
+
+
+def test_spectra_can_be_left_out():
+    (one,) = tensor_statistics([("w", normal(8, 8))], spectra=False)
+    assert one.singular_values is None
