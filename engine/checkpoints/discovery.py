@@ -30,10 +30,9 @@ def claims_in(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Claim]]
     if any(name.startswith("model.safetensors") for name in visible):  # the same weights again, in the older format
         visible = [name for name in visible if not name.startswith("pytorch_model")]
     claims = [(reader, claim) for reader, module in readers().items() for claim in module.claim(folder, visible)]
+    whole = [(reader, claim) for reader, claim in claims if claim.path == folder]
     parts = {file for _, claim in claims if len(claim.files) > 1 for file in claim.files}
-    for reader, claim in claims:
-        if len(claim.files) > 1 or claim.path not in parts:
-            yield reader, claim
+    yield from whole or (item for item in claims if len(item[1].files) > 1 or item[1].path not in parts)
 
 
 def matches(pattern: str) -> Iterator[tuple[str, Claim]]:

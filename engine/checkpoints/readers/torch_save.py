@@ -20,7 +20,7 @@ from ..torch_objects import Storage, call, contents_of, persistent
 
 FORMAT = "torch"
 
-LARGEST_PICKLE = 1 << 30  # bytes of structure; real ones are a few hundred bytes a tensor
+LARGEST_PICKLE = 1 << 27  # bytes of structure; real ones have some 150 bytes a tensor
 
 _NAMES = re.compile(r"\.(pt|pth|ckpt|pyth)$|\.pth\.tar$|model.*\.bin$")
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
@@ -140,12 +140,17 @@ def _read_stream(file: File) -> Contents:
 
 
 class _Bounded(io.BufferedReader):
-    """A reader that a lying length cannot make allocate."""
+    """A reader of LARGEST_PICKLE bytes in all, so that no length and no number of opcodes can exhaust the memory."""
+
+    _left = LARGEST_PICKLE
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= LARGEST_PICKLE:
-            raise ValueError(f"a string of {size} bytes is absurd")
+        if size is None or not 0 <= size <= self._left:
+            raise ValueError(f"more than {LARGEST_PICKLE} bytes of pickles")
+        self._left -= size
         return super().read(size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        return super().readline(LARGEST_PICKLE)
+        line = super().readline(self._left)
+        self._left -= len(line)
+        return line
