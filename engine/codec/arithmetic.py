@@ -1,12 +1,12 @@
-"""Binary arithmetic coding with 16-bit probabilities: exact integers only, so that every platform decodes the same bits.
+"""Binary arithmetic coding with 16-bit probabilities: exact integers only, so that every platform decodes the same
+bits.
 
-A coder is an int64 array `[low, high, code, position]` and a growing byte buffer; the interval is 32 bits wide (a carryless
-range coder after Martin, 1979). The same function encodes and decodes, so the two cannot drift apart.
+A coder is an int64 array `[low, high, code, position]` and a growing byte buffer; the interval is 32 bits wide (a
+carryless range coder after Martin, 1979). The same function encodes and decodes, so the two cannot drift apart.
 """
 
 import numpy as np
 from numba import njit
-
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]

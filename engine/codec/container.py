@@ -1,9 +1,10 @@
 """The .kolmo file: names, shapes and types in a zstd header, everything else in one arithmetic-coded stream.
 
-    "KMO" | version (1 byte) | CRC-32 of the rest (4) | header length (varint) | header | exact length (varint) | exact | stream
+    "KMO" | version (1 byte) | CRC-32 of the rest (4) | header length (varint) | header | exact length (varint) |
+    exact | stream
 
-`decode(encode(...))` gives the same weights bit for bit on every platform. A change of bytes is a change of the measure: it
-raises VERSION, renews tests/golden and is written down in CHANGELOG.md.
+`decode(encode(...))` gives the same weights bit for bit on every platform. A change of bytes is a change of the
+measure: it raises VERSION, renews tests/golden and is written down in CHANGELOG.md.
 """
 
 import zlib
@@ -74,8 +75,9 @@ def encode(entries: Sequence[Entry], decoded: Sequence[Decoded] | None = None) -
 def decode(data: bytes, max_weights: int | None = None) -> dict[str, Tensor]:
     """The tensors of a .kolmo file, in the order in which they were written.
 
-    CodecError for anything that is not an intact file of ours. `max_weights` raises the number of weights that the file may
-    declare (otherwise 2^26, or 2^14 for each of its bytes), which bounds the memory that a hostile file can take.
+    CodecError for anything that is not an intact file of ours. `max_weights` raises the number of weights that the
+    file may declare (otherwise 2^26, or 2^14 for each of its bytes), which bounds the memory that a hostile file can
+    take.
     """
     signatures, exact, body = _open(data, max_weights)
     stream = Stream(body)
@@ -93,7 +95,9 @@ def decode(data: bytes, max_weights: int | None = None) -> dict[str, Tensor]:
                 continue
             earlier.append(reconstruct(code, shape, earlier))
         except (CodecError, ValueError, IndexError, OverflowError, MemoryError) as error:
-            raise CodecError(f"tensor {name!r} of the .kolmo file does not decode ({error}): the file is damaged") from None
+            raise CodecError(
+                f"tensor {name!r} of the .kolmo file does not decode ({error}): the file is damaged"
+            ) from None
         step = code.step if code.kind != Kind.ZERO else step
         result[name] = to_tensor(earlier[-1], shape, dtype)
     return result
@@ -132,7 +136,9 @@ def _open(data: bytes, max_weights: int | None) -> tuple[list[Signature], bytes,
     declared = sum(prod(signature.shape) for signature in signatures)
     allowed = max(_FREE_WEIGHTS, _WEIGHTS_PER_BYTE * len(data)) if max_weights is None else max_weights
     if declared > allowed:
-        raise CodecError(f"the .kolmo file declares {declared:,} weights, more than {allowed:,}: pass max_weights to read it")
+        raise CodecError(
+            f"the .kolmo file declares {declared:,} weights, more than {allowed:,}: pass max_weights to read it"
+        )
     packed = reader.take(reader.varint())
     if not packed:
         return signatures, b"", reader.rest()
@@ -200,7 +206,10 @@ def _code_basis(stream: Stream, basis: Basis, n: int, side: int, earlier: Sequen
 
 
 def _prior(n: int, basis: Basis, earlier: Sequence[Decoded]) -> IntArray:
-    """Mean magnitude, in sixteenths, of the latest earlier tensor that has the same basis on an axis of `n` (−1: none)."""
+    """Mean magnitude, in sixteenths, of the latest earlier tensor that has the same basis on an axis of `n` (−1.
+
+    None).
+    """
     for source in reversed(earlier):
         symbols = source.representation.symbols
         if symbols is None or source.matrix.shape[1] == 1:

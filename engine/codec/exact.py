@@ -18,7 +18,7 @@ _DEPENDENT = 1e-9  # a vector this much shorter than before its projections adds
 
 @njit(cache=True)
 def product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """a @ b ([m, k] by [k, n]) summed over k in ascending order."""
+    """A @ b ([m, k] by [k, n]) summed over k in ascending order."""
     result = np.zeros((a.shape[0], b.shape[1]))
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
@@ -89,7 +89,10 @@ def _cosine(numerator: int, denominator: int) -> float:
 
 @cache
 def fourier_basis(period: int) -> FloatArray:
-    """The orthonormal real Fourier basis of length `period` ([period, period], rows): constant, cos 1, sin 1, cos 2, …"""
+    """The orthonormal real Fourier basis of length `period` ([period, period], rows).
+
+    Constant, cos 1, sin 1, cos 2, …
+    """
     wave = np.array([_cosine(4 * j, 4 * period) for j in range(period)])
     shifted = np.array([_cosine(4 * j - period, 4 * period) for j in range(period)])  # the sine is a quarter turn later
     position = np.arange(period)

@@ -173,7 +173,9 @@ def unpack(data: bytes) -> list[Signature]:
     for _ in range(reader.varint()):
         code = reader.varint()
         if code // 16 >= len(DTYPES):
-            raise CodecError("the .kolmo header names an unknown type: it was written by a newer version, or is damaged")
+            raise CodecError(
+                "the .kolmo header names an unknown type: it was written by a newer version, or is damaged"
+            )
         kinds.append((tuple(reader.varint() for _ in range(code % 16)), DTYPES[code // 16]))
     lines = reader.rest().split(b"\n")[:-1]
     if len(lines) != len(kinds):

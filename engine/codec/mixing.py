@@ -1,7 +1,8 @@
 """Context mixing: several adaptive probabilities of one bit, combined by an online logistic regression.
 
-The idea is PAQ's (Mahoney, 2005): each context keeps its own estimate, the estimates are stretched to log-odds, weighted and
-squashed back, and the weights follow the coding error. Everything is an integer, so that decoding is exact everywhere.
+The idea is PAQ's (Mahoney, 2005): each context keeps its own estimate, the estimates are stretched to log-odds,
+weighted and squashed back, and the weights follow the coding error. Everything is an integer, so that decoding is
+exact everywhere.
 """
 
 from typing import NamedTuple
@@ -31,8 +32,7 @@ def _stretch_table() -> IntArray:
     return np.clip(np.rint(_UNIT * np.log(probability / (1 - probability))), -_LIMIT, _LIMIT).astype(np.int64)
 
 
-# Both tables hold rounded values of smooth functions, far from ties: every IEEE platform computes the same integers (a test
-# pins them).
+# Rounded values of smooth functions, far from ties: every IEEE platform computes the same integers (a test pins them).
 SQUASH = _squash_table()
 STRETCH = _stretch_table()
 RATE = np.array([int(ONE / (n + 1.5)) for n in range(_CONFIDENT + 1)], np.int64)
@@ -69,7 +69,10 @@ def code_mixed(
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
-    """Code one bit under the contexts `slots` ([contexts]) with weight set `chosen`; `odds` is scratch of the same length."""
+    """Code one bit under the contexts `slots` ([contexts]) with weight set `chosen`.
+
+    `odds` is scratch of the same length.
+    """
     probability, confidence, weight = mixer
     total = 0
     for i in range(slots.size):

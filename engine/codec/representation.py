@@ -63,8 +63,8 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 class Representation:
     """One tensor's code. Bases apply to the two axes of its matrix view ([m, n]).
 
-    DIRECT: `symbols` [m, n], weights (symbols + offset)·Δ in the bases. FACTORS: `symbols` [m + n, rank], the sides a_i over
-    b_i, weights Σ_i Δ/‖a_i‖ · a_i b_iᵀ in the bases. ZERO and EXACT have no symbols; EXACT carries `raw`.
+    DIRECT: `symbols` [m, n], weights (symbols + offset)·Δ in the bases. FACTORS: `symbols` [m + n, rank], the sides
+    a_i over b_i, weights Σ_i Δ/‖a_i‖ · a_i b_iᵀ in the bases. ZERO and EXACT have no symbols; EXACT carries `raw`.
     """
 
     kind: Kind
@@ -80,7 +80,10 @@ ZERO = Representation(Kind.ZERO)
 
 
 class Decoded(NamedTuple):
-    """A tensor that both sides have: its code, its matrix ([m, n] float64) and its bases ([m, m] and [n, n], or None)."""
+    """A tensor that both sides have.
+
+    Its code, its matrix ([m, n] float64) and its bases ([m, m] and [n, n], or None).
+    """
 
     representation: Representation
     matrix: FloatArray
@@ -104,7 +107,7 @@ def inherited_basis(source: Decoded, axis: int) -> FloatArray:
     These are the coded vectors on that side: the factors, or the rows (columns) of the symbols.
     """
     code = source.representation
-    m, n = source.matrix.shape
+    m = source.matrix.shape[0]
     assert code.symbols is not None
     if code.kind == Kind.FACTORS:
         vectors = code.symbols[m:].T if axis == 1 else code.symbols[:m].T
@@ -137,12 +140,12 @@ def to_weights(
     assert code.symbols is not None
     size = step_size(code.step)
     if code.kind == Kind.DIRECT:
-        matrix = (code.symbols + code.offset) * size
+        matrix: FloatArray = (code.symbols + code.offset).astype(np.float64) * size
     else:
         left = code.symbols[: shape[0]].astype(np.float64)
         right = np.ascontiguousarray(code.symbols[shape[0] :].T, dtype=np.float64)
-        norms = np.sqrt((code.symbols[: shape[0]] ** 2).sum(0).astype(np.float64))
-        matrix = product(left, right * (size / norms)[:, None])
+        norms: FloatArray = np.sqrt((left * left).sum(0))
+        matrix = product(left, (right * (size / norms)[:, None]).astype(np.float64))
     if bases[0] is not None:
         matrix = product(np.ascontiguousarray(bases[0].T), matrix)
     if bases[1] is not None:

@@ -1,6 +1,7 @@
 """The arithmetic-coded stream of a .kolmo file: numbers and symbol matrices, written and read by the same calls.
 
-A method given a value writes it when the stream encodes; when it decodes, the value is ignored and the coded one returned.
+A method given a value writes it when the stream encodes; when it decodes, the value is ignored and the coded one
+returned.
 """
 
 from math import log2

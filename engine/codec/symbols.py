@@ -1,7 +1,7 @@
 """The symbol model: integer matrices coded column by column, each magnitude in unary under mixed contexts.
 
-What predicts a magnitude: the column and row it stands in, its coded neighbours, and how large the same row was in an earlier
-matrix (`prior`: a hidden unit that one layer does not use is not used by the next).
+What predicts a magnitude: the column and row it stands in, its coded neighbours, and how large the same row was in an
+earlier matrix (`prior`: a hidden unit that one layer does not use is not used by the next).
 """
 
 from typing import NamedTuple
@@ -36,14 +36,20 @@ def level(magnitude16: int) -> int:
 
 
 def _expected(mean: float, position: int) -> int:
-    """Chance, in 1/65536, that a two-sided geometric magnitude of that mean goes past `position` once it has reached it."""
+    """Chance, in 1/65536.
+
+    That a two-sided geometric magnitude of that mean goes past `position` once it has reached it.
+    """
     mean = max(mean, 1 / 64)
     ratio = (np.sqrt(1 + mean * mean) - 1) / mean
     return int(ONE * (2 * ratio / (1 + ratio) if position == 0 else ratio))
 
 
 def _initial() -> IntArray:
-    """Starting probabilities: a geometric guess at the context's mean magnitude where it has one, even odds elsewhere."""
+    """Starting probabilities.
+
+    A geometric guess at the context's mean magnitude where it has one, even odds elsewhere.
+    """
     table = np.full((CONTEXTS, _SLOTS), _HALF, np.int64)
     means = [0.02] + [(2 ** ((k - 1) // 2) * (1.25 if k % 2 else 1.75)) / 16 for k in range(1, LEVELS)]
     for a, mean in enumerate(means):
@@ -84,7 +90,10 @@ def code_magnitude(
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
-    """Code one magnitude in unary; `slots` holds the contexts' slots for position 0, the next positions lie beside them."""
+    """Code one magnitude in unary.
+
+    `slots` holds the contexts' slots for position 0, the next positions lie beside them.
+    """
     reached = 0
     at = slots.copy()
     while reached < DEPTH:
@@ -110,7 +119,8 @@ def code_matrix(
     state: IntArray,
     buffer: ByteArray,
 ) -> ByteArray:
-    """Code `symbols` ([rows, columns], written when decoding) column by column; returns the buffer, which may have grown.
+    """Code `symbols` ([rows, columns], written when decoding) column by column; returns the buffer, which may have
+    grown.
 
     Rows from `split` on are the other factor of each column and keep statistics of their own (0: one part).
     `prior` ([rows]) is each row's mean magnitude in an earlier matrix, in sixteenths (−1: unknown).

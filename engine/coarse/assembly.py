@@ -1,0 +1,102 @@
+"""All tensors coded at once, in the order of the file, each with the bases that those before it offer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ..codec.container import to_tensor
+from ..codec.exact import FloatArray
+from ..codec.header import Signature
+from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
+from .curvature import Curvature
+from .tensor_coder import Bases, Candidate, TensorCoder, View
+from .transforms import choose_basis
+
+GRID = 64  # noise levels are tried on a grid of 1/64 in their logarithm, so that codes can be reused
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A candidate for the whole network, in file order."""
+
+    candidates: dict[str, Candidate]
+
+    @property
+    def bits(self) -> float:
+        """Estimated bits of all tensors."""
+        return sum(candidate.bits for candidate in self.candidates.values())
+
+    @property
+    def decoded(self) -> list[Decoded]:
+        """What the decoder would have, in file order."""
+        return [candidate.decoded for candidate in self.candidates.values()]
+
+
+@dataclass(eq=False)
+class Assembler:
+    """Codes every tensor at given noise levels under one curvature; remembers what it coded."""
+
+    signatures: Sequence[Signature]
+    weights: Mapping[str, FloatArray]
+    curvature: Mapping[str, Curvature]
+    bases: dict[str, tuple[Basis, Basis]] = field(default_factory=dict)
+    # The sources of a view are kept with it: an id stays theirs as long as they live.
+    _views: dict[tuple, tuple[Bases, View, list[Decoded]]] = field(default_factory=dict)
+    _codes: dict[tuple, Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.coders = {s.name: TensorCoder(self.weights[s.name], self.curvature[s.name]) for s in self.signatures}
+
+    def plan(self, levels: Mapping[str, float], previous: Sequence[Decoded]) -> None:
+        """Choose every tensor's bases, given what an earlier pass decoded (empty: only fixed bases)."""
+        for index, signature in enumerate(self.signatures):
+            coder, noise = self.coders[signature.name], np.exp(2 * levels[signature.name]) / 4
+            if coder.weights.shape[1] == 1 or coder.dead:
+                continue
+            view = coder.view((None, None))
+            rows, columns = view.rounding
+            scale = columns.conditional, rows.conditional
+            self.bases[signature.name] = (
+                choose_basis(view.weights, rows, noise / scale[0], previous[:index]),
+                choose_basis(np.ascontiguousarray(view.weights.T), columns, noise / scale[1], previous[:index]),
+            )
+
+    def assemble(self, levels: Mapping[str, float], dropped: frozenset[str] = frozenset()) -> Assembly:
+        """Code every tensor at its log noise level; `dropped` ones become zero."""
+        candidates: dict[str, Candidate] = {}
+        for signature in self.signatures:
+            earlier = [candidate.decoded for candidate in candidates.values()]
+            name = signature.name
+            candidates[name] = self.coders[name].zero() if name in dropped else self.code(name, levels[name], earlier)
+        return Assembly(candidates)
+
+    def code(self, name: str, level: float, earlier: Sequence[Decoded]) -> Candidate:
+        """The best code of one tensor at log noise `level`, after the `earlier` ones of the file."""
+        coder = self.coders[name]
+        planned = self.bases.get(name, (IDENTITY, IDENTITY))
+        bases = (self._usable(planned[0], earlier), self._usable(planned[1], earlier))
+        sources = [earlier[basis.parameter] for basis in bases if basis.kind == BasisKind.INHERITED]
+        key = (name, bases, *map(id, sources))
+        if key not in self._views:
+            m, n = coder.weights.shape
+            matrices = (basis_matrix(bases[0], m, earlier), basis_matrix(bases[1], n, earlier))
+            self._views[key] = (matrices, coder.view(matrices), sources)
+        matrices, view, _ = self._views[key]
+        rounded = round(level * GRID)
+        if (*key, rounded) not in self._codes:
+            self._codes[*key, rounded] = coder.best(math.exp(rounded / GRID), bases, matrices, view)
+        return self._codes[*key, rounded]
+
+    @staticmethod
+    def _usable(basis: Basis, earlier: Sequence[Decoded]) -> Basis:
+        """The basis, unless its source turned out to be dropped."""
+        if basis.kind == BasisKind.INHERITED and earlier[basis.parameter].representation.symbols is None:
+            return IDENTITY
+        return basis
+
+    def params(self, assembly: Assembly) -> dict[str, Tensor]:
+        """The decoded weights, as the tensors that the loss takes."""
+        return {s.name: to_tensor(assembly.candidates[s.name].decoded, s.shape, s.dtype) for s in self.signatures}

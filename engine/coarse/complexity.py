@@ -1,0 +1,184 @@
+"""Complexity C_ε: the bytes of the smallest real file found whose decoded weights keep the training loss within ε.
+
+result = complexity(params, loss, epsilon=1.0)
+result.bytes, result.loss, result.per_tensor
+result.save("network.kolmo")
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import overload
+
+from torch import Tensor
+
+from ..codec.container import decode
+from ..codec.representation import BasisKind, Kind, Representation
+from ..errors import CodecError, KolmogramError
+from ..files import write_bytes
+from ..tasks import Task
+from .search import Point, Search
+
+ByteString = bytes  # `bytes` names a field below
+LossFunction = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class TensorCost:
+    """What one tensor took of the file, in bytes (a share: neighbours share bytes), and how it was coded."""
+
+    bytes: float  # noqa: A003
+    transform: str
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`."""
+
+    epsilon: float
+    bytes: int  # noqa: A003
+    loss: float
+    original_loss: float
+    per_tensor: dict[str, TensorCost]
+    evaluations: int
+    seconds: float
+    status: str = "ok"
+    encoded: ByteString | None = field(default=None, repr=False)
+    frontier: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """The states that the search passed: (estimated bytes, loss)."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the .kolmo file."""
+        if self.encoded is None:
+            raise CodecError(f"{path}: there is no file to save: {self.status}")
+        write_bytes(path, self.encoded)
+
+    def decode(self) -> dict[str, Tensor]:
+        """The weights that the file stands for."""
+        if self.encoded is None:
+            raise CodecError(f"there is nothing to decode: {self.status}")
+        return decode(self.encoded)
+
+
+@dataclass(frozen=True)
+class ComplexityCurve:
+    """Complexity of one checkpoint at several ε, from one search."""
+
+    original_loss: float
+    results: tuple[Complexity, ...]
+
+
+class _Function(Task):
+    """A plain loss function as a task."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self._function = function
+
+    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        return self._function(params)
+
+
+@overload
+def complexity(
+    params: Mapping[str, Tensor],
+    loss: Task | LossFunction,
+    epsilon: float = 1.0,
+    *,
+    method: str = "kolmogram",
+    seed: int = 0,
+) -> Complexity: ...
+@overload
+def complexity(
+    params: Mapping[str, Tensor],
+    loss: Task | LossFunction,
+    epsilon: Sequence[float],
+    *,
+    method: str = "kolmogram",
+    seed: int = 0,
+) -> list[Complexity]: ...
+def complexity(
+    params: Mapping[str, Tensor],
+    loss: Task | LossFunction,
+    epsilon: float | Sequence[float] = 1.0,
+    *,
+    method: str = "kolmogram",
+    seed: int = 0,
+) -> Complexity | list[Complexity]:
+    """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
+
+    A sequence of ε costs little more than its largest one and gives a list in its order. Raises KolmogramError if the
+    loss of the network itself is not a finite number.
+    """
+    if isinstance(epsilon, Sequence):
+        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed).results)
+    return complexity_curve(params, loss, [epsilon], method=method, seed=seed).results[0]
+
+
+def complexity_curve(
+    params: Mapping[str, Tensor],
+    task: Task | LossFunction,
+    epsilons: Sequence[float],
+    *,
+    method: str = "kolmogram",
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> ComplexityCurve:
+    """C_ε of one checkpoint at every ε of `epsilons` (nats, positive).
+
+    `progress` is told the rise that the search is at.
+    """
+    if any(not e > 0 for e in epsilons):
+        raise KolmogramError(
+            f"epsilon is the allowed rise of the loss in nats and must be positive, not {min(epsilons)}"
+        )
+    checked = task if isinstance(task, Task) else _Function(task if callable(task) else task.loss)
+    if method == "paper":
+        from .paper import paper_curve  # needs the extra `paper`
+
+        return paper_curve(params, checked, epsilons, seed)
+    if method != "kolmogram":
+        raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
+    began = time.perf_counter()
+    search = Search(checked, params, seed, progress)
+    points = search.run(epsilons)
+    seconds = time.perf_counter() - began
+    results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))
+    return ComplexityCurve(search.original_loss, tuple(results))
+
+
+def _result(search: Search, point: Point | None, epsilon: float, seconds: float) -> Complexity:
+    """Decode the file, look at the loss of what comes out, and only then report its size."""
+    if point is None:
+        point = search.exact_point()
+    loss = search.loss(decode(point.encoded.data))
+    costs = {
+        name: TensorCost(point.encoded.tensor_bytes[name], transform_name(code)) for name, code in point.codes.items()
+    }
+    feasible = loss <= search.original_loss + epsilon
+    return Complexity(
+        epsilon,
+        len(point.encoded.data),
+        loss,
+        search.original_loss,
+        costs,
+        search.evaluations,
+        seconds,
+        "ok" if feasible else f"the decoded loss {loss:.6g} exceeds {search.original_loss:.6g} + {epsilon:g}",
+        point.encoded.data if feasible else None,
+        tuple(search.trace),
+    )
+
+
+def transform_name(code: Representation) -> str:
+    """How a tensor was coded, in words: `zero`, `exact`, `direct`, `factors`, with its bases."""
+    words = {
+        BasisKind.IDENTITY: "",
+        BasisKind.FOURIER: "fourier",
+        BasisKind.INHERITED: "inherited",
+    }
+    name = Kind(code.kind).name.lower()
+    if code.kind in (Kind.ZERO, Kind.EXACT):
+        return name
+    bases = [words[basis.kind] for basis in code.bases]
+    return name if not any(bases) else f"{name}({', '.join(word or 'plain' for word in bases)})"

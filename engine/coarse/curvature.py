@@ -1,0 +1,174 @@
+"""How much the loss minds an error in each tensor: Kronecker factors of the Fisher information.
+
+One backward pass of n^(−1/2) Σ_b r_b nll_b, with random signs r_b = ±1 and labels drawn from the model, has the
+Fisher information as the covariance of its gradient. Where a tensor meets its inputs x in the open (a linear map, an
+embedding), the pass also shows the gradients δ at its outputs, and A ∝ E[δδᵀ], G ∝ E[xxᵀ] are its factors (K-FAC,
+Martens & Grosse 2015). A tensor whose inputs cannot be seen gets A = E[g gᵀ], G = E[gᵀ g] of its own gradient g,
+which asks nothing of the loss.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from ..codec.exact import FloatArray
+from ..codec.representation import matrix_shape
+from ..tasks import Task
+
+LARGEST_SIDE = 1024
+"""Axes longer than this get a diagonal metric."""
+
+
+class Curvature(NamedTuple):
+    """dL ≈ tr(Eᵀ A E G): `rows` A ([m, m] or [m], mean diagonal 1) and `columns` G ([n, n] or [n]) of an [m.
+
+    N] matrix.
+    """
+
+    rows: FloatArray
+    columns: FloatArray
+
+
+class Moments(NamedTuple):
+    """Unnormalised second moments of the two sides of a matrix ([m, m] or [m], and [n, n] or [n])."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def mixed(self, other: "Moments", share: float) -> "Moments":
+        """This, with `share` of `other`."""
+        return Moments(*((1 - share) * mine + share * theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def moments(task: Task, params: Mapping[str, Tensor], draws: int, generator: torch.Generator) -> dict[str, Moments]:
+    """Fisher moments at `params` of every tensor that the loss sees, averaged over `draws` backward passes."""
+    total: dict[str, Moments] = {}
+    for draw in range(draws):
+        point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+        with _Uses(point) as uses:
+            objective = _signed_loss(task, point, generator)
+        gradients = torch.autograd.grad(objective, list(point.values()), allow_unused=True)
+        for name, gradient in zip(point, gradients, strict=True):
+            if gradient is None:
+                continue
+            found = uses.moments(name) or _gradient_moments(gradient)
+            total[name] = total[name].mixed(found, 1 / (draw + 1)) if name in total else found
+    return total
+
+
+def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
+    """The metric that moments stand for; a tensor that the loss does not see gets zero."""
+    m, n = matrix_shape(shape)
+    if found is None:
+        return Curvature(np.ones(m), np.zeros(n))
+    a, g = found.rows.double().numpy(), found.columns.double().numpy()
+    if n == 1:  # single coordinates are noisy: half of each comes from the mean of the vector
+        a = 0.5 * a + 0.5 * a.mean()
+    total = float(a.sum() if a.ndim == 1 else np.trace(a))
+    return Curvature(a * (m / max(total, 1e-30)), g / m)
+
+
+def _signed_loss(task: Task, point: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    """A scalar whose gradient has the Fisher information as its covariance, as nearly as the task allows."""
+    sampled: Callable[..., Tensor] | None = getattr(task, "sampled_loss", None)
+    per_example: Callable[..., Tensor] | None = getattr(task, "per_example_loss", None)
+    if sampled is not None:
+        losses = sampled(point, generator)
+    elif per_example is not None:
+        losses = per_example(point)
+    else:
+        return task.loss(point)
+    signs = torch.randint(0, 2, losses.shape, generator=generator).to(losses) * 2 - 1
+    return (losses * signs).sum() / losses.numel() ** 0.5
+
+
+def _gradient_moments(gradient: Tensor) -> Moments:
+    matrix = gradient.reshape(matrix_shape(gradient.shape)).float()
+    return Moments(_gram(matrix.T), _gram(matrix))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Σ r rᵀ over `rows` ([k, n]); its diagonal where n is large or the rows are single numbers."""
+    rows = rows.float()
+    if rows.shape[0] == 1 or rows.shape[1] > LARGEST_SIDE:
+        return (rows * rows).sum(0)
+    return rows.T @ rows
+
+
+class _Use(NamedTuple):
+    """One place where a tensor acts.
+
+    A map of `inputs` ([k, n], or the rows [k] it looks up) with its output's gradient.
+    """
+
+    inputs: Tensor
+    outputs: list[Tensor]
+    transposed: bool  # the tensor is (in, out), as in x @ W
+
+
+class _Uses(TorchFunctionMode):
+    """Watches the loss being computed and notes where each tensor meets its inputs."""
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {id(value): name for name, value in params.items()}
+        self._shapes = {name: value.shape for name, value in params.items()}
+        self._uses: dict[str, list[_Use]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear or func is F.embedding:
+            self._note(args[1], args[0], result, transposed=False)
+        elif func is Tensor.__getitem__ and isinstance(result, Tensor):
+            rows = torch.arange(len(args[0]))[args[1]] if args[0].ndim == 2 and _selects_rows(args[1]) else None
+            if rows is not None:
+                self._note(args[0], rows, result, transposed=False)
+        elif func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
+            self._note(args[1], args[0], result, transposed=True)
+        elif func is torch.addmm:
+            self._note(args[2], args[1], result, transposed=True)
+        return result
+
+    def _note(self, weight: object, inputs: Tensor, result: Tensor, transposed: bool) -> None:
+        name = self._names.get(id(weight))
+        if name is None or len(self._shapes[name]) != 2 or not result.requires_grad:
+            return
+        outputs: list[Tensor] = []
+        result.register_hook(outputs.append)
+        self._uses.setdefault(name, []).append(_Use(inputs.detach(), outputs, transposed))
+
+    def moments(self, name: str) -> Moments | None:
+        """The moments of a tensor from all its uses, each with the trace of its gradient's energy.
+
+        None if none was seen.
+        """
+        found = [self._of_use(name, use) for use in self._uses.get(name, ()) if use.outputs]
+        if not found:
+            return None
+        return Moments(torch.stack([f.rows for f in found]).sum(0), torch.stack([f.columns for f in found]).sum(0))
+
+    def _of_use(self, name: str, use: _Use) -> Moments:
+        outputs = use.outputs[0].reshape(-1, use.outputs[0].shape[-1]).float()
+        energy = (outputs * outputs).sum(1)
+        if not use.inputs.is_floating_point():
+            rows = torch.zeros(self._shapes[name][0]).index_add_(0, use.inputs.reshape(-1), energy)
+            return Moments(rows, _gram(outputs))
+        inputs = use.inputs.reshape(-1, use.inputs.shape[-1]).float()
+        total = (inputs * inputs).sum() * energy.mean()  # Σ |x|²|δ|², as if the two were independent
+        a, g = (inputs, outputs) if use.transposed else (outputs, inputs)
+        return Moments(*(gram * (total / _trace(gram).clamp_min(1e-30)) for gram in (_gram(a), _gram(g))))
+
+
+def _trace(moment: Tensor) -> Tensor:
+    return moment.sum() if moment.ndim == 1 else moment.diagonal().sum()
+
+
+def _selects_rows(index: object) -> bool:
+    return isinstance(index, slice) or (isinstance(index, Tensor) and not index.is_floating_point())

@@ -1,0 +1,135 @@
+"""Rounding that looks at rate and distortion together, with error feedback on both sides of a matrix.
+
+Errors are weighed by a Kronecker metric: distortion tr(Eᵀ A E G). Both factors are split as L D Lᵀ; entries are
+rounded last to first, each after adding what the errors made so far ask of it (GPTQ, Frantar et al. 2022, here on
+rows and columns), and each gives up magnitude where the bits cost more than the error (the dead zone of RDOQ in video
+coders).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ..codec.arithmetic import IntArray
+from ..codec.exact import FloatArray
+from .rate import laplace_costs
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A symmetric positive metric of one axis: `matrix` [n, n], or [n] when it is diagonal.
+
+    `damping` in mean diagonals.
+    """
+
+    matrix: FloatArray
+    damping: float
+
+    @cached_property
+    def damped(self) -> FloatArray:
+        """The matrix with its damping on the diagonal, same shape as `matrix`."""
+        if self.matrix.ndim == 1:
+            return self.matrix + self.damping * max(self.matrix.mean(), _TINY) + _TINY
+        mean = max(float(np.trace(self.matrix)) / len(self.matrix), _TINY)
+        return self.matrix + np.eye(len(self.matrix)) * (self.damping * mean + _TINY)
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Coordinates from light to heavy: the heaviest are rounded first, while others can still make up for them."""
+        diagonal = self.matrix if self.matrix.ndim == 1 else np.diag(self.matrix)
+        return np.argsort(diagonal, kind="stable")
+
+    @cached_property
+    def factors(self) -> tuple[FloatArray, FloatArray]:
+        """Unit lower L ([n, n], or [0, 0] for a diagonal metric) and D ([n]) of the damped metric in `order`."""
+        damped = self.damped
+        if damped.ndim == 1:
+            return np.zeros((0, 0)), damped[self.order]
+        root = np.linalg.cholesky(damped[np.ix_(self.order, self.order)])
+        diagonal = np.diag(root).copy()
+        return np.ascontiguousarray(root / diagonal), diagonal * diagonal
+
+    @cached_property
+    def conditional(self) -> float:
+        """Mean of D: the price of a unit error after the others have made up for it."""
+        return float(self.factors[1].mean())
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _round(
+    weights: FloatArray,
+    lower_rows: FloatArray,
+    price_rows: FloatArray,
+    lower_columns: FloatArray,
+    price_columns: FloatArray,
+    step: FloatArray,
+    slope: float,
+    per_unit: FloatArray,
+    symbols: FloatArray,
+    errors: FloatArray,
+) -> None:
+    rows, columns = weights.shape
+    from_rows = np.zeros(columns)
+    from_columns = np.zeros(columns)
+    for i in range(rows - 1, -1, -1):
+        from_rows[:] = 0.0
+        if lower_rows.size > 0:
+            for k in range(i + 1, rows):
+                factor = lower_rows[k, i]
+                if factor != 0.0:
+                    for j in range(columns):
+                        from_rows[j] += factor * errors[k, j]
+        size = step[i]
+        from_columns[:] = 0.0
+        for j in range(columns - 1, -1, -1):
+            x = (weights[i, j] + from_rows[j] + from_columns[j]) / size
+            magnitude = abs(x)
+            price = price_rows[i] * price_columns[j] * size * size
+            shrink = slope * per_unit[i] / (2.0 * price) if price > 0.0 else 1e9
+            q = np.floor(magnitude - shrink + 0.5)
+            if (
+                q <= 0.0
+                or price * (magnitude - q) ** 2 + slope * (per_unit[i] * q + 1.0) > price * magnitude * magnitude
+            ):
+                q = 0.0
+            if x < 0.0:
+                q = -q
+            symbols[i, j] = q
+            errors[i, j] = weights[i, j] - q * size
+            if lower_columns.size > 0:
+                fed = from_rows[j] + errors[i, j]
+                for k in range(j):
+                    from_columns[k] += fed * lower_columns[j, k]
+
+
+def round_matrix(weights: FloatArray, rows: Metric, columns: Metric, step: FloatArray, slope: float) -> IntArray:
+    """Integers ([m, n]) for `weights` ([m, n]) in units of `step` ([m], one per row) at `slope` distortion per bit."""
+    order_rows, order_columns = rows.order, columns.order
+    sorted_weights = np.ascontiguousarray(weights[np.ix_(order_rows, order_columns)])
+    sorted_step = np.ascontiguousarray(step[order_rows])
+    (lower_rows, price_rows), (lower_columns, price_columns) = rows.factors, columns.factors
+    symbols, errors = np.empty_like(sorted_weights), np.empty_like(sorted_weights)
+    mean = np.abs(np.rint(sorted_weights / sorted_step[:, None])).mean(1)
+    for _ in range(2 if slope > 0 else 1):
+        per_unit = laplace_costs(np.maximum(mean, 0.02))[1]
+        _round(
+            sorted_weights,
+            lower_rows,
+            price_rows,
+            lower_columns,
+            price_columns,
+            sorted_step,
+            slope,
+            np.minimum(per_unit, 6.0),
+            symbols,
+            errors,
+        )
+        mean = np.abs(symbols).mean(1)
+    result = np.empty(weights.shape, np.int64)
+    result[np.ix_(order_rows, order_columns)] = symbols
+    return result
