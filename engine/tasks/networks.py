@@ -131,11 +131,13 @@ def _transformer_logits(params: Params, pairs: Tensor, modulus: int, layers: int
 
 def _first_block(params: Params, table: Tensor, rows: Tensor, *, last_only: bool) -> Tensor:
     """The block on distinct tokens, each projected once: table (r, width), rows (n, 4) -> (n, 1 or 4, width)."""
-    query, key, value = _projections(params, "layers.0", table)
+    key, value = _heads(params, "layers.0.attention.key", table), _heads(params, "layers.0.attention.value", table)
     if last_only:  # "=" asks the same question in every example
-        scores = F.embedding(rows, (query[-1] * key).sum(-1))[:, None]
+        query = _heads(params, "layers.0.attention.query", table[-1])
+        scores = F.embedding(rows, (query * key).sum(-1))[:, None]
         x = table[-1]
     else:
+        query = _heads(params, "layers.0.attention.query", table)
         scores_of_tokens = torch.einsum("qhd,khd->qkh", query, key).flatten(0, 1)
         scores = F.embedding(rows[:, :, None] * len(table) + rows[:, None, :], scores_of_tokens)
         x = F.embedding(rows, table)
@@ -145,17 +147,17 @@ def _first_block(params: Params, table: Tensor, rows: Tensor, *, last_only: bool
 
 def _block(params: Params, block: str, x: Tensor, *, last_only: bool) -> Tensor:
     """A later block: (n, 4, width) -> (n, 1 or 4, width)."""
-    query, key, value = _projections(params, block, x)
+    key, value = _heads(params, f"{block}.attention.key", x), _heads(params, f"{block}.attention.value", x)
     if last_only:
-        query, x = query[:, -1:], x[:, -1:]
+        x = x[:, -1:]
+    query = _heads(params, f"{block}.attention.query", x)
     scores = (query[:, :, None] * key[:, None]).sum(-1)
     return _after_attention(params, block, x, _attend(scores, value))
 
 
-def _projections(params: Params, block: str, x: Tensor) -> list[Tensor]:
-    """Query, key and value of every row of x, split into heads: (..., heads, 32)."""
-    names = (f"{block}.attention.{projection}" for projection in ("query", "key", "value"))
-    return [_linear(params, name, x).unflatten(-1, (HEADS, -1)) for name in names]
+def _heads(params: Params, projection: str, x: Tensor) -> Tensor:
+    """A query, key or value of every row of x, split into heads: (..., width) -> (..., heads, 32)."""
+    return _linear(params, projection, x).unflatten(-1, (HEADS, -1))
 
 
 def _attend(scores: Tensor, values: Tensor) -> Tensor:

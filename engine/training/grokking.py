@@ -31,7 +31,6 @@ from .schedule import CheckpointSchedule
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.98)
 BATCH_SIZE = 512
-SPECTRA_EVERY = 8  # steps that share one computation of the spectra
 EVALUATE_EVERY = 20  # epochs; about a second of the paper's network on two cores
 
 
@@ -111,7 +110,7 @@ class _Run:
         self._optimizer = torch.optim.AdamW(
             self._weights.values(), LEARNING_RATE, BETAS, weight_decay=recipe.weight_decay, fused=True
         )
-        self._penalty = SpectralEntropyRegularizer(recipe.spectral_weight, every=SPECTRA_EVERY)
+        self._penalty = SpectralEntropyRegularizer(recipe.spectral_weight, every=recipe.spectra_every)
         self._seconds = 0.0
         self._started = time.perf_counter()
         self._step = 0
@@ -127,14 +126,16 @@ class _Run:
         self.epoch += 1
 
     def _train_step(self, pairs: Tensor, labels: Tensor) -> None:
+        clean = self._penalise() if self._recipe.spectra_every > 1 else None
         with self._noise(self._weights) if self._recipe.noise else nullcontext():
             loss = F.cross_entropy(self._task.network.logits(self._weights, pairs), labels)
-            if self._recipe.spectral_weight:
-                loss = loss + self._penalty(self._weights)
-            loss.backward()
+            (loss + (self._penalise() if clean is None else clean)).backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._step += 1
+
+    def _penalise(self) -> Tensor | float:
+        return self._penalty(self._weights) if self._recipe.spectral_weight else 0.0
 
     def measure(self) -> None:
         """Add a row for the weights as they are, without noise."""

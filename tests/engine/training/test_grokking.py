@@ -1,0 +1,183 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.tasks.modular import ModularTask
+from kolmogram.engine.training.grokking import Metrics, train
+from kolmogram.engine.training.recipes import RECIPES, Recipe, recipe_for
+from kolmogram.engine.training.schedule import CheckpointSchedule
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+SMALL = {"modulus": 11}
+
+
+def checkpoints(folder):
+    return {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def assert_same_run(one, two):
+    """Every checkpoint bit for bit, and every row but for the seconds."""
+    a, b = checkpoints(one), checkpoints(two)
+    assert a.keys() == b.keys()
+    for name in a:
+        for tensor in a[name]:
+            assert torch.equal(a[name][tensor], b[name][tensor]), (name, tensor)
+    rows = [[{**row, "seconds": 0} for row in csv.DictReader((f / "metrics.csv").open())] for f in (one, two)]
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    reported = []
+    rows = train("addition", folder, epochs=45, seed=2, progress=reported.append, **SMALL)
+    assert reported == rows
+    return folder, rows
+
+
+def test_checkpoints_follow_the_schedule_and_name_their_steps(run):
+    folder, _ = run
+    epochs = [*CheckpointSchedule().until(45), 45]
+    steps_per_epoch = 2  # 24 pairs in batches of 12
+    assert [*checkpoints(folder)] == [f"step-{steps_per_epoch * epoch:08d}.safetensors" for epoch in epochs]
+    with safe_open(folder / "step-00000020.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "step": "20", "epoch": "10"}
+
+
+def test_a_row_can_be_computed_again_from_its_checkpoint(run):
+    folder, rows = run
+    task = ModularTask.from_config(json.loads((folder / "config.json").read_text()), folder)
+    weights = load_file(folder / "step-00000090.safetensors")
+    last = rows[-1]
+    assert (last.step, last.epoch) == (90, 45)
+    assert last.train_loss == pytest.approx(task.loss(weights).item(), rel=1e-6)
+    assert last.test_loss == pytest.approx(task.test_loss(weights).item(), rel=1e-6)
+    assert task.accuracies(weights) == {"train_accuracy": last.train_accuracy, "test_accuracy": last.test_accuracy}
+    written = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [Metrics(*map(float, row.values())) for row in written] == rows
+    assert last.train_loss < rows[0].train_loss
+    assert last.spectral_entropy < rows[0].spectral_entropy
+
+
+def test_the_config_says_everything(run):
+    assert json.loads((run[0] / "config.json").read_text()) == {
+        "task": "modular",
+        "operation": "addition",
+        "modulus": 11,
+        "architecture": "transformer",
+        "layers": 1,
+        "train_fraction": 0.2,
+        "seed": 2,
+        "recipe": "paper",
+        "weight_decay": 1.0,
+        "spectral_weight": 0.1,
+        "noise": 0.01,
+        "spectra_every": 8,
+    }
+
+
+def test_a_longer_run_continues_a_shorter_one(run, tmp_path):
+    folder, _ = run
+    for epochs in (7, 7, 22, 45):
+        train("addition", tmp_path, epochs=epochs, seed=2, **SMALL)
+    for leftover in ("step-00000014.safetensors", "step-00000044.safetensors"):  # ends of the shorter runs
+        (tmp_path / leftover).unlink()
+    kept = {row.epoch for row in run[1]}
+    table = (tmp_path / "metrics.csv").read_text().splitlines()
+    table = [table[0], *(line for line in table[1:] if int(line.split(",")[1]) in kept)]
+    (tmp_path / "metrics.csv").write_text("\n".join(table) + "\n")
+    assert_same_run(folder, tmp_path)
+
+
+SCRIPT = """
+import sys, torch
+from kolmogram.engine.training.grokking import train
+torch.set_num_threads(1)
+train("addition", sys.argv[1], epochs=150, seed=2, modulus=11, recipe="paper")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(tmp_path):
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)])
+
+    assert start(tmp_path / "undisturbed").wait() == 0
+    killed = tmp_path / "killed"
+    for epoch in (0, 20, 86):  # the state of this epoch is on disk; kill somewhere after it
+        process = start(killed)
+        while f",{epoch}," not in (killed / "metrics.csv").read_text() if (killed / "metrics.csv").exists() else True:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert start(killed).wait() == 0
+    assert_same_run(tmp_path / "undisturbed", killed)
+
+
+def test_the_papers_own_way_of_taking_spectra(tmp_path):
+    """At every step and at the noisy weights: the reference is written out with autograd."""
+    recipe = Recipe(spectral_weight=0.5, noise=0.05, spectra_every=1)
+    train("addition", tmp_path, epochs=1, recipe=recipe, **SMALL)
+    kept = checkpoints(tmp_path)
+    task = ModularTask("addition", **SMALL)
+    initial = kept["step-00000000.safetensors"]
+    weights = {name: initial[name].double().requires_grad_() for name in task.network.shapes}
+    optimizer = torch.optim.AdamW(weights.values(), 1e-3, (0.9, 0.98), weight_decay=0)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    for batch in order.split(12):
+        noisy = {name: w + torch.empty(w.shape).normal_(0, 0.05, generator=noise) for name, w in weights.items()}
+        loss = torch.nn.functional.cross_entropy(
+            task.network.logits(noisy, task.train.pairs[batch]), task.train.labels[batch]
+        )
+        matrices = [w for w in noisy.values() if w.ndim > 1]
+        for matrix in matrices:
+            sigma = torch.linalg.svdvals(matrix)
+            p = sigma / sigma.sum()
+            loss = loss - 0.5 * (p * p.log()).sum() / len(matrices)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    weights.pop("layers.0.attention.key.bias")  # softmax cancels its gradient; Adam makes steps of the rounding errors
+    for name, weight in weights.items():
+        torch.testing.assert_close(kept["step-00000002.safetensors"][name].double(), weight, rtol=0, atol=2e-5)
+
+
+def test_it_stops_at_the_wanted_accuracy(tmp_path):
+    wanted = 0.05
+    rows = train("addition", tmp_path, epochs=1000, until_accuracy=wanted, **SMALL)
+    assert rows[-1].test_accuracy >= wanted > max((row.test_accuracy for row in rows[:-1]), default=0)
+    assert f"step-{rows[-1].step:08d}.safetensors" in checkpoints(tmp_path)
+    assert train("addition", tmp_path, epochs=1000, until_accuracy=wanted, **SMALL) == rows
+
+
+def test_other_settings_do_not_overwrite_a_run(run):
+    with pytest.raises(KolmogramError, match=r"config.json: another run is here \(seed 2\)"):
+        train("addition", run[0], epochs=45, seed=3, **SMALL)
+
+
+def test_recipes():
+    assert recipe_for("paper", "multiplication") == Recipe(weight_decay=1.0, spectral_weight=0.1, noise=1e-2)
+    assert recipe_for("paper", "division").noise == 1e-3
+    assert recipe_for("none", "addition") == Recipe(0, 0, 0)
+    assert len({recipe_for(name, "addition") for name in RECIPES}) == len(RECIPES)
+    with pytest.raises(KolmogramError, match="unknown recipe 'best'"):
+        recipe_for("best", "addition")
+
+
+@pytest.mark.parametrize("part", ["weight_decay", "spectral_weight", "noise"])
+def test_every_part_of_a_recipe_changes_the_weights(part, tmp_path):
+    weights = {}
+    for name, recipe in (("none", Recipe()), (part, replace(Recipe(), **{part: 0.1}))):
+        train("addition", tmp_path / name, epochs=1, recipe=recipe, **SMALL)
+        weights[name] = checkpoints(tmp_path / name)["step-00000002.safetensors"]["layers.0.mlp.up.weight"]
+    assert not torch.equal(weights["none"], weights[part])
