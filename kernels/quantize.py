@@ -1,0 +1,125 @@
+"""Triton: quantise, count the symbols, sum the squared error and, if wanted, write ŵ: one pass over the weights."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import counters, reference
+from .reference import QuantizedHistogram
+
+LARGEST_SYMBOL = tl.constexpr(reference.LARGEST_SYMBOL)
+NONFINITE = tl.constexpr(reference.LEVELS)  # the counter after the symbols'
+SYMBOL_LIMIT = tl.constexpr(reference.SYMBOL_LIMIT)
+
+BLOCK = 4096  # weights of one program at a time
+WARPS = 16
+
+
+@triton.jit
+def _kernel(
+    weight_ptr,  # (n,) float32, float16 or bfloat16
+    step_ptr,  # float32: one, one per row or one per column
+    inverse_ptr,  # float32, 1/step, correctly rounded (a division here might not be)
+    dequantized_ptr,  # (n,) as the weights
+    count_ptr,  # int64 (COUNTERS,), zeroed
+    error_ptr,  # float64 (programs,)
+    n,
+    chunk,  # weights per program, a multiple of BLOCK, below 2³¹
+    columns,
+    AXIS: tl.constexpr,  # -1: one step, 0: one per row, 1: one per column
+    WRITE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    THREADS: tl.constexpr,
+    SHARED: tl.constexpr,
+):
+    program = tl.program_id(0)
+    begin = program.to(tl.int64) * chunk
+    length = tl.minimum(n - begin, chunk).to(tl.int32)
+    weight_ptr += begin
+    dequantized_ptr += begin
+    table = counters.declare(SHARED)
+    counters.clear(table, SHARED, THREADS)
+    error = tl.zeros([BLOCK], tl.float32)
+    offset = tl.arange(0, BLOCK)
+    whole = length // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        w = tl.load(weight_ptr + start + offset).to(tl.float32)
+        step, inverse = _steps(step_ptr, inverse_ptr, begin + start + offset, columns, AXIS)
+        held, index, squared = _quantize(w, step, inverse)
+        if WRITE:
+            tl.store(dequantized_ptr + start + offset, held)
+        counters.count(table, count_ptr, index, SHARED)
+        error += squared
+    if whole < length:
+        inside = whole + offset < length
+        w = tl.load(weight_ptr + whole + offset, mask=inside, other=0).to(tl.float32)
+        step, inverse = _steps(step_ptr, inverse_ptr, tl.where(inside, begin + whole + offset, 0), columns, AXIS)
+        held, index, squared = _quantize(w, step, inverse)
+        if WRITE:
+            tl.store(dequantized_ptr + whole + offset, held, mask=inside)
+        counters.count(table, count_ptr, tl.where(inside, index, counters.PADDING), SHARED)
+        error += squared
+    counters.flush(table, count_ptr, SHARED, THREADS)
+    tl.store(error_ptr + program, tl.sum(error.to(tl.float64), 0))
+
+
+@triton.jit
+def _steps(step_ptr, inverse_ptr, position, columns, AXIS: tl.constexpr):
+    if AXIS == 0:
+        index = position // columns
+    elif AXIS == 1:
+        index = position % columns
+    else:
+        index = 0
+    return tl.load(step_ptr + index), tl.load(inverse_ptr + index)
+
+
+@triton.jit
+def _quantize(w, step, inverse):
+    """`reference.quantize`: ŵ, the index of the counter, and (w − ŵ)²; never fused into multiply-adds (see the launch)."""
+    x = w * inverse
+    floor = tl.floor(x)
+    q = floor + tl.where(x - floor >= 0.5, 1.0, 0.0)
+    held = tl.where(tl.abs(x) < SYMBOL_LIMIT, q * step, w)
+    finite = tl.abs(w) < float("inf")
+    level = tl.minimum(tl.maximum(q, -LARGEST_SYMBOL), LARGEST_SYMBOL).to(tl.int32) + LARGEST_SYMBOL
+    difference = tl.where(finite, w - held, 0.0)
+    return held, tl.where(finite, level, NONFINITE), difference * difference
+
+
+def quantize(
+    weights: Tensor, steps: Tensor, axis: int, write: bool, programs: int, shared: bool
+) -> tuple[Tensor, QuantizedHistogram]:
+    """See `reference.quantize_dequantize`, for contiguous float32, float16 or bfloat16 weights (n,) or (rows, columns).
+
+    steps: float32 on the same device; one (axis −1), one per row (0) or one per column (1).
+    """
+    n, device = weights.numel(), weights.device
+    programs = max(1, min(-(-n // BLOCK), programs), n >> 30)
+    chunk = -(-n // (programs * BLOCK)) * BLOCK
+    programs = max(1, -(-n // max(chunk, 1)))
+    dequantized = torch.empty_like(weights) if write else weights
+    counts = torch.zeros(int(counters.COUNTERS), dtype=torch.int64, device=device)
+    errors = torch.empty(programs, dtype=torch.float64, device=device)
+    _kernel[(programs,)](
+        weights,
+        steps,
+        1 / steps,
+        dequantized,
+        counts,
+        errors,
+        n,
+        chunk,
+        weights.shape[-1],
+        AXIS=axis,
+        WRITE=write,
+        BLOCK=BLOCK,
+        THREADS=32 * WARPS,
+        SHARED=shared,
+        num_warps=WARPS,
+        enable_fp_fusion=False,
+    )
+    counts = counts.cpu()
+    histogram = QuantizedHistogram(counts[: reference.LEVELS], errors.sum().item(), int(counts[reference.LEVELS]))
+    return dequantized, histogram
