@@ -45,13 +45,13 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="kolmogram")
 def main() -> None:
-    r"""How complex is this network, and when did it start to understand?
+    """How complex is this network, and when did it start to understand?
 
     \b
     Example:
       kolmogram demo
       kolmogram analyze runs/my-run --task my_task.py
-    """
+    """  # noqa: D301
 
 
 @main.command()
@@ -85,7 +85,7 @@ def demo(out: Path) -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
 def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tuple[str, ...], **options: Any) -> None:
-    r"""Measure every checkpoint of RUN.
+    """Measure every checkpoint of RUN.
 
     RUN is a folder, a single checkpoint or a glob. Writes trajectory.csv and .parquet, tensors.parquet, report.html and
     the decodable .kolmo files. Stop it at any moment; the same command goes on where it was and repeats no finished
@@ -94,7 +94,7 @@ def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tup
     \b
     Example:
       kolmogram analyze runs/my-run --task my_task.py --epsilon 1 --epsilon 0.25
-    """
+    """  # noqa: D301
     from .engine.analysis import analyze, default_out
     from .engine.report.terminal import ProgressBars, print_problems, print_trajectory
 
@@ -134,16 +134,16 @@ def inspect(checkpoint: str) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def train(operation: str, out: Path, **options: Any) -> None:
-    r"""Train a grokking run.
+    """Train a grokking run.
 
-    Modular arithmetic by the paper's recipe, with checkpoints evenly spaced in log time. Prints the rows of metrics.csv.
-    Stop it at any moment; the same command goes on where it was.
+    Modular arithmetic by the paper's recipe, with checkpoints evenly spaced in log time. Prints the rows of
+    metrics.csv. Stop it at any moment; the same command goes on where it was.
 
     \b
     Example:
       kolmogram train addition -o runs/addition --until-accuracy 0.99
       kolmogram analyze runs/addition
-    """
+    """  # noqa: D301
     from .engine.report.terminal import ProgressBars, print_metrics
     from .engine.training.grokking import train
 
