@@ -10,6 +10,7 @@ docs/regularizer.md says what it costs and when it helps.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from statistics import mean
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -80,6 +81,17 @@ class SpectralEntropyRegularizer:
         total = _KnownGradient.apply(self._last.entropies.sum().to(dtype), self._last.gradients, *weights.values())
         return total * (self.weight / (len(weights) if self._reduction == "mean" else 1))
 
+    def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
+        """Add the penalty's gradient to `.grad`, for training loops whose loss cannot be changed; returns the penalty.
+
+        Call it once per optimiser step, between backward and step. Gradients must not be scaled (fp16) at that time.
+        """
+        weights = self._select(model)
+        value = self(model)
+        for weight, gradient in zip(weights.values(), torch.autograd.grad(value, list(weights.values())), strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return value.detach()
+
     @property
     def entropies(self) -> dict[str, float]:
         """H of every matrix at the last call, in nats; costs nothing, since the spectra are there."""
@@ -89,6 +101,11 @@ class SpectralEntropyRegularizer:
     def effective_ranks(self) -> dict[str, float]:
         """exp(H) of every matrix at the last call (Roy & Vetterli 2007)."""
         return {name: math.exp(entropy) for name, entropy in self.entropies.items()}
+
+    def means(self) -> dict[str, float]:
+        """The two numbers to log: mean `spectral_entropy` in nats and mean `effective_rank` over matrices."""
+        ranks = self.effective_ranks.values()
+        return {"spectral_entropy": mean(self.entropies.values()), "effective_rank": mean(ranks)}
 
     def state_dict(self) -> dict[str, Any]:
         """What `every` > 1 needs to go on after a restart as if there had been none: tensors, names, a count."""

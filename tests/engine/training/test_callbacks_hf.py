@@ -1,0 +1,114 @@
+"""The real Trainer on the CPU, against the same training written out."""
+
+import copy
+
+import pytest
+import torch
+from kolmogram import SpectralEntropyRegularizer
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.training.schedule import CheckpointSchedule
+from torch import nn
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from kolmogram.engine.training.callbacks_hf import LogCheckpointCallback, SpectralEntropyCallback  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+class Regression(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
+
+    def forward(self, x, labels=None):
+        return {"loss": (self.layers(x) - labels).square().mean()}
+
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+        self.x, self.y = torch.randn(64, 6, generator=generator), torch.randn(64, 5, generator=generator)
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        return {"x": self.x[i], "labels": self.y[i]}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Regression()
+
+
+def trainer(model, folder, callbacks, **settings):
+    settings = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "save_strategy": "no",
+        "logging_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",
+        **settings,
+    }
+    arguments = transformers.TrainingArguments(output_dir=str(folder), **settings)
+    return transformers.Trainer(model=model, args=arguments, train_dataset=Data(), callbacks=callbacks)
+
+
+def written_out(model, steps, batch):
+    model, penalty, data = copy.deepcopy(model), SpectralEntropyRegularizer(0.5), Data()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(steps):
+        rows = slice(step * batch % 64, step * batch % 64 + batch)
+        optimizer.zero_grad()
+        (model(data.x[rows], data.y[rows])["loss"] + penalty(model)).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+def assert_same(state, expected):
+    for name, weight in expected.items():
+        torch.testing.assert_close(state[name], weight, msg=name)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_same_weights_as_a_loop_with_the_penalty_in_the_loss(model, tmp_path, accumulation):
+    expected = written_out(model, 6, 8 * accumulation)
+    callback = SpectralEntropyCallback(SpectralEntropyRegularizer(0.5))
+    run = trainer(model, tmp_path, [callback], gradient_accumulation_steps=accumulation)
+    run.train()
+    assert_same(model.state_dict(), expected)
+    logged = [entry for entry in run.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    assert all(entry["spectral_penalty"] == pytest.approx(0.5 * entry["spectral_entropy"]) for entry in logged)
+    assert all(1 <= entry["effective_rank"] <= 6 for entry in logged)
+
+
+def test_log_spaced_checkpoints_that_a_run_resumes_from(model, tmp_path):
+    expected = written_out(model, 12, 8)
+    schedule = CheckpointSchedule(2)
+    trainer(model, tmp_path, [LogCheckpointCallback(schedule)], max_steps=1).train()
+    start = copy.deepcopy(model)
+    fresh = [SpectralEntropyCallback(SpectralEntropyRegularizer(0.5)), LogCheckpointCallback(schedule)]
+    torch.manual_seed(0)
+    model = Regression()
+    trainer(model, tmp_path / "run", fresh, max_steps=5).train()
+    saved = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert saved == {"checkpoint-1", "checkpoint-2", "checkpoint-4"}
+    again = [SpectralEntropyCallback(SpectralEntropyRegularizer(0.5)), LogCheckpointCallback(schedule)]
+    trainer(start, tmp_path / "run", again, max_steps=12).train(resume_from_checkpoint=True)
+    assert_same(start.state_dict(), expected)
+
+
+def test_settings_that_would_defeat_them_are_refused(model, tmp_path):
+    with pytest.raises(KolmogramError, match="save_total_limit would delete"):
+        trainer(model, tmp_path, [LogCheckpointCallback()], save_total_limit=2).train()
