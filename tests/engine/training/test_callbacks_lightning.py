@@ -84,12 +84,12 @@ def test_the_same_weights_as_a_loop_with_the_penalty_in_the_loss(model, tmp_path
 
 def test_a_resumed_run_goes_on_with_the_held_spectra(model, tmp_path):
     expected = written_out(model, 12, every=5)
-    first = trainer(tmp_path, [SpectralEntropyCallback(SpectralEntropyRegularizer(0.5, every=5))], 8)  # one epoch
-    first.fit(model, loader())
-    first.save_checkpoint(tmp_path / "last.ckpt")
+    save = lightning.callbacks.ModelCheckpoint(tmp_path, filename="first")
+    penalised = SpectralEntropyCallback(SpectralEntropyRegularizer(0.5, every=5))
+    trainer(tmp_path, [penalised, save], -1, max_epochs=1, enable_checkpointing=True).fit(model, loader())
     second = trainer(tmp_path, [SpectralEntropyCallback(SpectralEntropyRegularizer(0.5, every=5))], 12)
     resumed = Regression()
-    second.fit(resumed, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    second.fit(resumed, loader(), ckpt_path=tmp_path / "first.ckpt", weights_only=True)
     assert_same(resumed.state_dict(), expected)
 
 
