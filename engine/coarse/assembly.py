@@ -12,8 +12,8 @@ from ..codec.exact import FloatArray
 from ..codec.header import Signature
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
 from .curvature import Curvature
-from .tensor_coder import Bases, Candidate, TensorCoder, View
-from .transforms import choose_basis
+from .tensor_coder import Candidate, TensorCoder, View
+from .transforms import choose_basis, fourier_candidate
 
 GRID = 64  # noise levels are tried on a grid of 1/64 in their logarithm, so that codes can be reused
 
@@ -35,6 +35,11 @@ class Assembly:
         return [candidate.decoded for candidate in self.candidates.values()]
 
 
+def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, Basis]]:
+    """The Fourier basis, if any, that each side of each matrix is worth trying in."""
+    return {name: (fourier_candidate(w), fourier_candidate(w.T)) for name, w in weights.items()}
+
+
 @dataclass(eq=False)
 class Assembler:
     """Codes every tensor at given noise levels under one curvature; remembers what it coded."""
@@ -42,9 +47,9 @@ class Assembler:
     signatures: Sequence[Signature]
     weights: Mapping[str, FloatArray]
     curvature: Mapping[str, Curvature]
+    fourier: Mapping[str, tuple[Basis, Basis]]
     bases: dict[str, tuple[Basis, Basis]] = field(default_factory=dict)
-    # The sources of a view are kept with it: an id stays theirs as long as they live.
-    _views: dict[tuple, tuple[Bases, View, list[Decoded]]] = field(default_factory=dict)
+    _views: dict[tuple, View] = field(default_factory=dict)
     _codes: dict[tuple, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,12 +61,13 @@ class Assembler:
             coder, noise = self.coders[signature.name], np.exp(2 * levels[signature.name]) / 4
             if coder.weights.shape[1] == 1 or coder.dead:
                 continue
-            view = coder.view((None, None))
-            rows, columns = view.rounding
+            rows, columns = coder.plain.rounding
             scale = columns.conditional, rows.conditional
             self.bases[signature.name] = (
-                choose_basis(view.weights, rows, noise / scale[0], previous[:index]),
-                choose_basis(np.ascontiguousarray(view.weights.T), columns, noise / scale[1], previous[:index]),
+                choose_basis(coder.weights, rows, noise / scale[0], self.fourier[signature.name][0], previous[:index]),
+                choose_basis(
+                    coder.weights.T, columns, noise / scale[1], self.fourier[signature.name][1], previous[:index]
+                ),
             )
 
     def assemble(self, levels: Mapping[str, float], dropped: frozenset[str] = frozenset()) -> Assembly:
@@ -78,17 +84,27 @@ class Assembler:
         coder = self.coders[name]
         planned = self.bases.get(name, (IDENTITY, IDENTITY))
         bases = (self._usable(planned[0], earlier), self._usable(planned[1], earlier))
-        sources = [earlier[basis.parameter] for basis in bases if basis.kind == BasisKind.INHERITED]
+        sources = (self._source(bases[0], earlier), self._source(bases[1], earlier))
         key = (name, bases, *map(id, sources))
         if key not in self._views:
             m, n = coder.weights.shape
             matrices = (basis_matrix(bases[0], m, earlier), basis_matrix(bases[1], n, earlier))
-            self._views[key] = (matrices, coder.view(matrices), sources)
-        matrices, view, _ = self._views[key]
+            self._views[key] = coder.view(matrices, sources)
+        view = self._views[key]
         rounded = round(level * GRID)
         if (*key, rounded) not in self._codes:
-            self._codes[*key, rounded] = coder.best(math.exp(rounded / GRID), bases, matrices, view)
+            self._codes[*key, rounded] = coder.best(math.exp(rounded / GRID), bases, view)
         return self._codes[*key, rounded]
+
+    @staticmethod
+    def is_valid(candidate: Candidate, earlier: Sequence[Decoded]) -> bool:
+        """Whether the bases that a candidate was coded in are those that `earlier` tensors offer."""
+        pairs = zip(candidate.code.bases, candidate.sources, strict=True)
+        return all(Assembler._source(basis, earlier) is source for basis, source in pairs)
+
+    @staticmethod
+    def _source(basis: Basis, earlier: Sequence[Decoded]) -> Decoded | None:
+        return earlier[basis.parameter] if basis.kind == BasisKind.INHERITED else None
 
     @staticmethod
     def _usable(basis: Basis, earlier: Sequence[Decoded]) -> Basis:

@@ -28,7 +28,7 @@ LossFunction = Callable[[Mapping[str, Tensor]], Tensor]
 class TensorCost:
     """What one tensor took of the file, in bytes (a share: neighbours share bytes), and how it was coded."""
 
-    bytes: float  # noqa: A003
+    bytes: float
     transform: str
 
 
@@ -37,7 +37,7 @@ class Complexity:
     """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`."""
 
     epsilon: float
-    bytes: int  # noqa: A003
+    bytes: int
     loss: float
     original_loss: float
     per_tensor: dict[str, TensorCost]

@@ -42,7 +42,7 @@ class Moments(NamedTuple):
 
     def mixed(self, other: "Moments", share: float) -> "Moments":
         """This, with `share` of `other`."""
-        return Moments(*((1 - share) * mine + share * theirs for mine, theirs in zip(self, other, strict=True)))
+        return Moments(*(_sum([(1 - share) * mine, share * theirs]) for mine, theirs in zip(self, other, strict=True)))
 
 
 def moments(task: Task, params: Mapping[str, Tensor], draws: int, generator: torch.Generator) -> dict[str, Moments]:
@@ -89,15 +89,23 @@ def _signed_loss(task: Task, point: Mapping[str, Tensor], generator: torch.Gener
 
 def _gradient_moments(gradient: Tensor) -> Moments:
     matrix = gradient.reshape(matrix_shape(gradient.shape)).float()
+    if matrix.shape[1] == 1:
+        energy = matrix[:, 0] ** 2
+        return Moments(energy, energy.sum()[None])
     return Moments(_gram(matrix.T), _gram(matrix))
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Σ r rᵀ over `rows` ([k, n]); its diagonal where n is large or the rows are single numbers."""
+    """Σ r rᵀ over `rows` ([k, n]), only its diagonal where n is large."""
     rows = rows.float()
-    if rows.shape[0] == 1 or rows.shape[1] > LARGEST_SIDE:
-        return (rows * rows).sum(0)
-    return rows.T @ rows
+    return (rows * rows).sum(0) if rows.shape[1] > LARGEST_SIDE else rows.T @ rows
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """The sum of moments of one axis; of their diagonals if one of them (a look-up's) has no more."""
+    if any(part.ndim == 1 for part in parts):
+        parts = [part if part.ndim == 1 else part.diagonal() for part in parts]
+    return torch.stack(parts).sum(0)
 
 
 class _Use(NamedTuple):
@@ -127,9 +135,8 @@ class _Uses(TorchFunctionMode):
         if func is F.linear or func is F.embedding:
             self._note(args[1], args[0], result, transposed=False)
         elif func is Tensor.__getitem__ and isinstance(result, Tensor):
-            rows = torch.arange(len(args[0]))[args[1]] if args[0].ndim == 2 and _selects_rows(args[1]) else None
-            if rows is not None:
-                self._note(args[0], rows, result, transposed=False)
+            if args[0].ndim == 2 and _selects_rows(args[1]):
+                self._note(args[0], torch.arange(len(args[0]))[args[1]], result, transposed=False)
         elif func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
             self._note(args[1], args[0], result, transposed=True)
         elif func is torch.addmm:
@@ -152,7 +159,7 @@ class _Uses(TorchFunctionMode):
         found = [self._of_use(name, use) for use in self._uses.get(name, ()) if use.outputs]
         if not found:
             return None
-        return Moments(torch.stack([f.rows for f in found]).sum(0), torch.stack([f.columns for f in found]).sum(0))
+        return Moments(_sum([f.rows for f in found]), _sum([f.columns for f in found]))
 
     def _of_use(self, name: str, use: _Use) -> Moments:
         outputs = use.outputs[0].reshape(-1, use.outputs[0].shape[-1]).float()
@@ -171,4 +178,4 @@ def _trace(moment: Tensor) -> Tensor:
 
 
 def _selects_rows(index: object) -> bool:
-    return isinstance(index, slice) or (isinstance(index, Tensor) and not index.is_floating_point())
+    return isinstance(index, (int, slice)) or (isinstance(index, Tensor) and not index.is_floating_point())

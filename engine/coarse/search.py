@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,21 +22,20 @@ from ..codec.header import Signature
 from ..codec.representation import Decoded, Kind, Representation, matrix_shape
 from ..errors import KolmogramError
 from ..tasks import Task
-from .assembly import Assembler
+from .assembly import Assembler, fourier_bases
 from .curvature import Moments, curvature, moments
 from .tensor_coder import Candidate
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
-START_RISE = 0.06  # share of ε at which the sweeps begin
-FIRST_LEVEL, LEVEL_STRIDE = -4.0, 0.75  # log noise level tried first, and how much finer the next
-PRICE_RATIO = 1.8  # between sweeps
-STRIDE = 0.3  # in log noise level, of one coarser code
+START_RISE = 0.2  # share of ε at which the sweeps begin
+RISE_RATIO = 3.0  # by which a sweep may raise the rise
+FINAL_SWEEPS = 4  # once the rise is near ε
+FIRST_LEVEL, LEVEL_STRIDE, FINEST_LEVEL = -4.0, 0.75, -25.0  # log noise levels tried at the start
+LARGEST_STRIDE, LARGEST_SHIFT = 0.6, 0.4  # in log noise level: of all tensors together, and of one against the others
 MEMORY = 0.6  # share of the curvature that a sweep keeps from the ones before
-DRAWS = 2  # backward passes a sweep
-START_NOISE = (
-    0.3  # standard deviations of the noise at which the curvature is first looked at: at a minimum it vanishes
-)
-FILL_STRIDES = ((0.0, 0.25, -0.15), (0.0, 0.15, -0.1))
+FIRST_DRAWS, DRAWS = 4, 2  # backward passes at the start, and in a sweep
+START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
+SMALL = 600.0  # bytes below which a sweep asks whether a tensor is needed at all
 LONGEST = 40  # sweeps
 
 
@@ -61,6 +61,16 @@ class State:
     def decoded(self) -> list[Decoded]:
         """What the decoder would have, in file order."""
         return [c.decoded for c in self.candidates.values()]
+
+
+class Option(NamedTuple):
+    """One way to code one tensor: bytes + price · loss, the loss, and what the state would hold."""
+
+    cost: float
+    loss: float
+    candidate: Candidate
+    value: Tensor
+    level: float
 
 
 class Point(NamedTuple):
@@ -95,6 +105,7 @@ class Search:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.original_loss = self.loss(dict(self.weights))
 
+        self._fourier = fourier_bases(self.matrices)
         self._moments: dict[str, Moments] = {}
         if self.original_loss == math.inf:
             raise KolmogramError(
@@ -110,44 +121,42 @@ class Search:
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
-        targets = sorted(set(epsilons))
-        if not self.weights:
-            return [None] * len(epsilons)
         found: dict[float, Point] = {}
-        state, price = self._start(targets)
-        for _ in range(LONGEST):
-            passed = [e for e in targets if state.loss > self.original_loss + e]
-            for epsilon in passed:
-                self._fill(found, epsilon, price * PRICE_RATIO)
-            targets = [e for e in targets if e not in passed]
-            if not targets:
-                break
-            self._offer(found, state, targets)
-            state = state.copy()
-            self._sweep(state, price, (0.0, STRIDE), math.inf)
-            price /= PRICE_RATIO
+        if self.weights:
+            state = self._start(min(epsilons))
+            for epsilon in sorted(set(epsilons)):
+                state = self._approach(state, epsilon, found, epsilons)
         return [found.get(epsilon) for epsilon in epsilons]
 
-    def _start(self, targets: Sequence[float]) -> tuple[State, float]:
-        """A fine network with what is useless dropped, and the price at which its bits are worth their while."""
-        smallest, allowed = targets[0], targets[-1]
-        dropped = self._useless(FREE_RISE * smallest)
+    def _approach(self, state: State, epsilon: float, found: dict[float, Point], epsilons: Sequence[float]) -> State:
+        """Sweep until the rise is about ε, then a few times more: every state is a chance of a smaller file."""
+        tries = 0
+        for _ in range(LONGEST):
+            rise = max(state.loss - self.original_loss, 1e-3 * epsilon)
+            near = rise > 0.5 * epsilon
+            if near and tries == FINAL_SWEEPS:
+                break
+            tries += near
+            state = self._sweep(state, epsilon if rise * RISE_RATIO > epsilon else rise * RISE_RATIO)
+            self._offer(found, state, epsilons)
+        return state
+
+    def _start(self, epsilon: float) -> State:
+        """A fine network, its loss a little above the original, with what is useless dropped."""
+        dropped = self._useless(FREE_RISE * epsilon)
         point = {
             name: torch.zeros_like(value) if name in dropped else self._noisy(value)
             for name, value in self.weights.items()
         }
-        assembler = self._look(point, 0.0, 4 * DRAWS)
+        assembler = self._look(point, 0.0, FIRST_DRAWS)
         level = FIRST_LEVEL
         while True:
             levels = dict.fromkeys(self.weights, level)
             assembler.plan(levels, [])
             state = self._uniform(assembler, levels, dropped)
-            if state.loss <= self.original_loss + START_RISE * max(smallest, allowed / 16) or level < -25:
-                break
+            if state.loss <= self.original_loss + START_RISE * epsilon or level < FINEST_LEVEL:
+                return state
             level -= LEVEL_STRIDE
-        finer = self._uniform(assembler, dict.fromkeys(self.weights, level - 0.4), dropped)
-        price = (finer.estimated_bytes - state.estimated_bytes) / max(state.loss - finer.loss, 0.002 * allowed)
-        return state, price
 
     def _noisy(self, value: Tensor) -> Tensor:
         scale = value.float().std() if value.numel() > 1 else value.float().abs().mean()
@@ -173,53 +182,80 @@ class Search:
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
         curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
-        return Assembler(self.signatures, self.matrices, curvatures)
+        return Assembler(self.signatures, self.matrices, curvatures, self._fourier)
 
     def _uniform(self, assembler: Assembler, levels: dict[str, float], dropped: frozenset[str]) -> State:
         assembly = assembler.assemble(levels, dropped)
         params = assembler.params(assembly)
         return State(assembly.candidates, dict(levels), params, self.loss(params))
 
-    def _sweep(self, state: State, price: float, strides: Sequence[float], bound: float) -> None:
-        """Visit every tensor once; `bound` is the loss that no step may pass."""
+    def _sweep(self, before: State, rise: float) -> State:
+        """Visit every tensor once on the way to a given rise of the loss."""
+        state = before.copy()
         assembler = self._look(state.params, MEMORY, DRAWS)
         assembler.plan(state.levels, state.decoded)
+        strides, price = self._strides(state, rise)
         for index, signature in enumerate(self.signatures):
             if state.candidates[signature.name].code.kind != Kind.ZERO:
-                self._visit(state, assembler, index, price, strides, bound)
+                self._visit(state, assembler, index, price, strides[signature.name])
         self.trace.append((state.estimated_bytes, state.loss))
         if self.progress is not None:
             self.progress(state.loss - self.original_loss)
+        return state
 
-    def _visit(
-        self, state: State, assembler: Assembler, index: int, price: float, strides: Sequence[float], bound: float
-    ) -> None:
-        """Code one tensor again, as bytes + price · loss asks."""
+    def _strides(self, state: State, rise: float) -> tuple[dict[str, float], float]:
+        """How far each tensor's log noise level should move to reach `rise`, and the price of a nat in bytes there.
+
+        One gradient at the coarse point Q says how the loss answers to each level, dL/d log t_k = ⟨∇_k L(Q), Q_k −
+        W_k⟩; the bytes answer by log₂ e bits for every symbol that is not zero. At the best allocation the ratios are
+        equal.
+        """
+        point = {name: value.clone().requires_grad_() for name, value in state.params.items()}
+        loss = self.task.loss({**self.exact, **point})
+        gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
+        cost, gain = {}, {}
+        for (name, value), gradient in zip(point.items(), gradients, strict=True):
+            error = value.detach().double() - self.weights[name].double()
+            cost[name] = 0.0 if gradient is None else max(float((gradient.double() * error).sum()), 0.0)
+            symbols = state.candidates[name].code.symbols
+            gain[name] = 0.0 if symbols is None else np.count_nonzero(symbols) / math.log(2) / 8
+        total_cost, total_gain = max(sum(cost.values()), 1e-12), max(sum(gain.values()), 1e-12)
+        now = max(state.loss - self.original_loss, 1e-3 * rise)
+        common = min(max(0.5 * math.log(rise / now), -LARGEST_STRIDE), LARGEST_STRIDE)
+        strides = {}
+        for name in point:
+            ratio = max(gain[name] / total_gain, 1e-4) / max(cost[name] / total_cost, 1e-4)
+            strides[name] = common + min(max(0.25 * math.log(ratio), -LARGEST_SHIFT), LARGEST_SHIFT)
+        return strides, total_gain / total_cost * now / rise
+
+    def _visit(self, state: State, assembler: Assembler, index: int, price: float, stride: float) -> None:
+        """Code one tensor again, or drop it, whichever has the least bytes + price · loss.
+
+        It may stay as it is only if the bases it rests on are still there.
+        """
         signature = self.signatures[index]
-        name = signature.name
+        name, level, old = signature.name, state.levels[signature.name], state.candidates[signature.name]
         earlier = state.decoded[:index]
 
-        def option(candidate: Candidate, level: float) -> tuple[float, float, Candidate, Tensor, float]:
+        def option(candidate: Candidate, level: float) -> Option:
             value = to_tensor(candidate.decoded, signature.shape, signature.dtype)
             loss = self.loss({**state.params, name: value})
-            cost = candidate.bits / 8 + price * loss if loss <= bound else math.inf
-            return cost, loss, candidate, value, level
+            return Option(candidate.bits / 8 + price * loss, loss, candidate, value, level)
 
-        def coded(level: float) -> tuple[float, float, Candidate, Tensor, float]:
-            return option(assembler.code(name, level, earlier), level)
-
-        start, widest = state.levels[name], max(strides)
-        options = [coded(start + stride) for stride in strides]
-        options.append(option(assembler.coders[name].zero(), start))
-        best = min(options, key=lambda o: o[0])
-        while best[4] >= start + widest and best[2].code.kind != Kind.ZERO and best[4] < start + 4 * widest:
-            coarser = coded(best[4] + widest)
-            if coarser[0] >= best[0]:
-                break
-            best = coarser
-        if best[0] == math.inf:  # nothing keeps the bound; the code as it was may rest on a basis that has changed
-            best = min(options, key=lambda o: o[1])
-        _, state.loss, state.candidates[name], state.params[name], state.levels[name] = best
+        options = [option(assembler.code(name, level + stride, earlier), level + stride)]
+        if old.bits / 8 < SMALL:
+            options.append(option(assembler.coders[name].zero(), level))
+        stays = old.bits / 8 + price * state.loss
+        if min(o.cost for o in options) > stays:
+            if stride > 0:
+                options.append(option(assembler.code(name, level, earlier), level))
+            if min(o.cost for o in options) > stays and stride != 0:
+                options.append(option(assembler.code(name, level - abs(stride), earlier), level - abs(stride)))
+        if assembler.is_valid(old, earlier):
+            options.append(Option(stays, state.loss, old, state.params[name], level))
+        _, state.loss, state.candidates[name], state.params[name], state.levels[name] = min(
+            options, key=lambda o: o.cost
+        )
 
     def _offer(self, found: dict[float, Point], state: State, targets: Sequence[float]) -> None:
         """Encode a state and keep it wherever it is the smallest that is feasible."""
@@ -239,16 +275,6 @@ class Search:
             codes[name] = exact_code(value)
             entries.append(Entry(Signature(name, tuple(value.shape), value.dtype), codes[name]))
         return Point(encode(entries, state.decoded if state else None), codes, state)
-
-    def _fill(self, found: dict[float, Point], epsilon: float, price: float) -> None:
-        """Spend what a feasible state left of ε."""
-        for strides in FILL_STRIDES:
-            start = found[epsilon].state if epsilon in found else None
-            if start is None:
-                return
-            state = start.copy()
-            self._sweep(state, price, strides, self.original_loss + epsilon)
-            self._offer(found, state, [epsilon])
 
 
 def _is_coarse(value: Tensor) -> bool:

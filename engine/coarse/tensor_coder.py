@@ -23,20 +23,23 @@ BITS_PER_NOISE = 0.1155  # −dD/dR of a uniform quantiser is step² · ln 2 / 6
 SIDE_BITS = 24.0  # step, bases, rank: about what a tensor costs before its first symbol
 
 
+Bases = tuple[FloatArray | None, FloatArray | None]
+Sides = tuple[FloatArray, FloatArray]
+Sources = tuple[Decoded | None, Decoded | None]
+
+
 class Candidate(NamedTuple):
     """One code of a tensor, what it decodes to, its estimated bits and its modelled distortion."""
 
     decoded: Decoded
     bits: float
     distortion: float
+    sources: Sources = (None, None)
 
     @property
     def code(self) -> Representation:
         """The code itself."""
         return self.decoded.representation
-
-
-Bases = tuple[FloatArray | None, FloatArray | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,8 @@ class View:
     """
 
     weights: FloatArray
+    matrices: Bases
+    sources: Sources  # kept, so that their ids stay theirs while the view is remembered by them
     rounding: tuple[Metric, Metric]
     fitting: tuple[Metric, Metric]
 
@@ -54,6 +59,45 @@ class View:
     def decomposition(self) -> Decomposition:
         """The SVD in the fitting metrics."""
         return decompose(self.weights, *self.fitting)
+
+    @cached_property
+    def rotations(self) -> dict[int, Sides | None]:
+        """Rotated sides by the log₂ of the noise level they were rotated for.
+
+        One rotation serves the levels around it.
+        """
+        return {}
+
+    def sides(self, level: float) -> Sides | None:
+        """The components that matter at `level`, left [r, m] and right [r, n]."""
+        svd = self.decomposition
+        rank = int((svd.singular > CUT * level).sum())
+        if rank == 0:
+            return None
+        return np.ascontiguousarray(svd.left[:, :rank].T), svd.singular[:rank, None] * svd.right[:rank]
+
+    def rotated_sides(self, level: float) -> Sides | None:
+        """The same with the strong components rotated towards sparse sides.
+
+        Or None where there is nothing to rotate.
+        """
+        octave = math.floor(math.log2(level))
+        if octave not in self.rotations:
+            self.rotations[octave] = self._rotate(2.0**octave)
+        return self.rotations[octave]
+
+    def _rotate(self, level: float) -> Sides | None:
+        strong = int((self.decomposition.singular > ROTATED_CUT * level).sum())
+        sides = self.sides(level)
+        if sides is None or not 1 < strong <= LARGEST_ROTATION:
+            return None
+        left, right = sides
+        unit_left = math.sqrt(self.rounding[0].conditional)
+        unit_right = math.sqrt(self.rounding[1].conditional) / level
+        turned_left, turned_right = left[:strong] * unit_left, right[:strong] * unit_right
+        rotate(turned_left, turned_right)
+        left[:strong], right[:strong] = turned_left / unit_left, turned_right / unit_right
+        return left, right
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +126,13 @@ class TensorCoder:
         right = error * g if g.ndim == 1 else error @ g
         return float((left * right).sum())
 
-    def view(self, matrices: Bases) -> View:
-        """The tensor in the given bases."""
+    @cached_property
+    def plain(self) -> View:
+        """The tensor in its own coordinates."""
+        return self.view((None, None), (None, None))
+
+    def view(self, matrices: Bases, sources: Sources) -> View:
+        """The tensor in the given bases, inherited from `sources`."""
         weights = self.weights
         metrics = [self.curvature.rows, self.curvature.columns]
         if matrices[0] is not None:
@@ -94,17 +143,19 @@ class TensorCoder:
             metrics[1] = transform_metric(metrics[1], matrices[1])
         rounding = (Metric(metrics[0], ROUNDING_DAMPING), Metric(metrics[1], ROUNDING_DAMPING))
         fitting = (Metric(metrics[0], FITTING_DAMPING), Metric(metrics[1], FITTING_DAMPING))
-        return View(np.ascontiguousarray(weights), rounding, fitting)
+        return View(np.ascontiguousarray(weights), matrices, sources, rounding, fitting)
 
-    def best(self, level: float, bases: tuple[Basis, Basis], matrices: Bases, view: View) -> Candidate:
+    def best(self, level: float, bases: tuple[Basis, Basis], view: View) -> Candidate:
         """The cheapest code at noise `level` (the root of distortion per symbol that rounding may cause)."""
         if self.dead:
             return self.zero()
         slope = BITS_PER_NOISE * level * level
         candidates = [self.zero()]
         for code, bits in self._codes(level, slope, view, bases):
-            matrix = to_weights(code, self.weights.shape, matrices)
-            candidates.append(Candidate(Decoded(code, matrix, matrices), bits, self.distortion(matrix)))
+            matrix = to_weights(code, self.weights.shape, view.matrices)
+            candidates.append(
+                Candidate(Decoded(code, matrix, view.matrices), bits, self.distortion(matrix), view.sources)
+            )
         return min(candidates, key=lambda c: c.distortion + slope * c.bits)
 
     def _codes(
@@ -113,16 +164,10 @@ class TensorCoder:
         yield self._direct(level, slope, view, bases)
         if self.weights.shape[1] == 1:
             return
-        svd = view.decomposition
-        rank = int((svd.singular > CUT * level).sum())
-        if rank == 0:
-            return
-        left, right = svd.left[:, :rank].T, svd.singular[:rank, None] * svd.right[:rank]
-        starts = [(left, right)]
-        strong = int((svd.singular > ROTATED_CUT * level).sum())
-        if 1 < strong <= LARGEST_ROTATION:
-            starts.append(self._rotated(left, right, strong, level, view))
+        starts = (view.sides(level), view.rotated_sides(level))
         for start in starts:
+            if start is None:
+                continue
             factors = factorise(view.weights, view.fitting, view.rounding, start, level, slope)
             if factors is not None:
                 symbols = np.concatenate([factors.left, factors.right], 1).T
@@ -144,16 +189,3 @@ class TensorCoder:
         return Representation(Kind.DIRECT, step, offset, bases, transposed, symbols), min(
             by_rows, by_columns
         ) + SIDE_BITS
-
-    @staticmethod
-    def _rotated(
-        left: FloatArray, right: FloatArray, strong: int, level: float, view: View
-    ) -> tuple[FloatArray, FloatArray]:
-        """The start with its strong components rotated towards sparse sides."""
-        unit_rows = math.sqrt(view.rounding[0].conditional)
-        unit_columns = math.sqrt(view.rounding[1].conditional) / level
-        left, right = left.copy(), right.copy()
-        turned_left, turned_right = left[:strong] * unit_rows, right[:strong] * unit_columns
-        rotate(turned_left, turned_right)
-        left[:strong], right[:strong] = turned_left / unit_rows, turned_right / unit_columns
-        return left, right

@@ -16,30 +16,52 @@ _LONGEST_FOURIER = 512
 _SHORTEST_FOURIER = 16
 _FOURIER_TAIL = 5  # special tokens that may follow the cyclic ones
 _LONGEST_INHERITED = 1024
+_FOURIER_GAIN = 0.25  # nats of mean log energy
 _SMALLEST_GAIN = 0.03  # of the rate, below which the plain coordinates stay
 
 
-def _rate(weights: FloatArray, metric: FloatArray, noise: float) -> float:
-    """Bits of coding the rows of `weights` ([n, k]), each against the noise that its own metric allows."""
-    price = metric if metric.ndim == 1 else np.diag(metric)
+def _rate(weights: FloatArray, price: FloatArray, noise: float) -> float:
+    """Bits of coding the rows of `weights` ([n, k]), whose errors cost `price` ([n]) each, at `noise`."""
     energy = (weights * weights).mean(1) * price
     return float(0.5 * weights.shape[1] * np.log2(1 + energy / noise).sum())
 
 
-def choose_basis(weights: FloatArray, metric: Metric, noise: float, earlier: Sequence[Decoded]) -> Basis:
-    """The basis of axis 0 of `weights` ([n, k]) with the lowest rate at `noise` (squared error in the metric.
+def choose_basis(
+    weights: FloatArray, metric: Metric, noise: float, fourier: Basis, earlier: Sequence[Decoded]
+) -> Basis:
+    """The basis of axis 0 of `weights` ([n, k]) with the lowest rate at `noise` (squared error in the metric, per
+    entry).
 
-    Per entry).
+    `fourier` is the axis' own Fourier basis, or the identity (`fourier_candidate`).
     """
     damped = metric.damped
-    plain = _rate(weights, damped, noise)
-    best, chosen = plain * (1 - _SMALLEST_GAIN) - 8, IDENTITY
-    for basis in _candidates(len(weights), earlier):
+    best, chosen = _rate(weights, _diagonal(damped), noise) * (1 - _SMALLEST_GAIN) - 8, IDENTITY
+    for basis in (*([] if fourier == IDENTITY else [fourier]), *_inheritable(len(weights), earlier)):
         matrix = basis_matrix(basis, len(weights), earlier)
         assert matrix is not None
-        rate = _rate(matrix @ weights, transform_metric(damped, matrix), noise)
+        rate = _rate(matrix @ weights, _diagonal_in(damped, matrix), noise)
         if rate < best:
             best, chosen = rate, basis
+    return chosen
+
+
+def fourier_candidate(weights: FloatArray) -> Basis:
+    """The Fourier basis of axis 0 of `weights` ([n, k]) that gathers its energy best, or the identity if none does.
+
+    A cyclic axis may be followed by a few special coordinates (the tokens of an operation and of "=").
+    """
+    n = len(weights)
+    if not _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER:
+        return IDENTITY
+    floor = 1e-3 * (weights * weights).sum() / n
+    best, chosen = np.log((weights * weights).sum(1) + floor).mean() - _FOURIER_GAIN, IDENTITY
+    for period in range(n, max(n - _FOURIER_TAIL, _SHORTEST_FOURIER) - 1, -1):
+        basis = Basis(BasisKind.FOURIER, period)
+        matrix = basis_matrix(basis, n, ())
+        assert matrix is not None
+        mean = np.log(((matrix @ weights) ** 2).sum(1) + floor).mean()
+        if mean < best:
+            best, chosen = mean, basis
     return chosen
 
 
@@ -48,14 +70,23 @@ def transform_metric(metric: FloatArray, basis: FloatArray) -> FloatArray:
     return (basis * metric) @ basis.T if metric.ndim == 1 else basis @ metric @ basis.T
 
 
-def _candidates(n: int, earlier: Sequence[Decoded]) -> Iterator[Basis]:
-    if _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER:
-        for period in range(n, max(n - _FOURIER_TAIL, _SHORTEST_FOURIER) - 1, -1):
-            yield Basis(BasisKind.FOURIER, period)
-    if n <= _LONGEST_INHERITED:
-        for index, source in enumerate(earlier):
-            if source.representation.symbols is None or source.matrix.shape[1] == 1:
-                continue
-            for axis in (0, 1):
-                if source.matrix.shape[axis] == n:
-                    yield Basis(BasisKind.INHERITED, index, axis)
+def _diagonal(metric: FloatArray) -> FloatArray:
+    return metric if metric.ndim == 1 else np.diag(metric)
+
+
+def _diagonal_in(metric: FloatArray, basis: FloatArray) -> FloatArray:
+    """The diagonal of `transform_metric`."""
+    half = basis * metric if metric.ndim == 1 else basis @ metric
+    return (half * basis).sum(1)
+
+
+def _inheritable(n: int, earlier: Sequence[Decoded]) -> Iterator[Basis]:
+    """Every basis of an axis of length `n` that an earlier tensor offers."""
+    if n > _LONGEST_INHERITED:
+        return
+    for index, source in enumerate(earlier):
+        if source.representation.symbols is None or source.matrix.shape[1] == 1:
+            continue
+        for axis in (0, 1):
+            if source.matrix.shape[axis] == n:
+                yield Basis(BasisKind.INHERITED, index, axis)
