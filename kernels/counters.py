@@ -4,6 +4,10 @@ Triton has no atomics on shared memory, so four lines of PTX are written by hand
 instruction that merges equal addresses of a warp. Elsewhere (SHARED = False) every count is a relaxed global atomic.
 """
 
+# Triton infers the types of a kernel.
+# ruff: noqa: ANN001, ANN201, ANN202
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 

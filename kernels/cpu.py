@@ -21,7 +21,6 @@ from .reference import (
     WINDOW,
     Moments,
     QuantizedHistogram,
-    Rates,
 )
 
 GRAIN = 1 << 16  # a thread's least share, in weights
@@ -77,8 +76,8 @@ def fine_histogram(weights: Tensor) -> tuple[Tensor, int]:
     return torch.from_numpy(folded), base
 
 
-def fine_rates(counts: Tensor, base: int, atoms: int, steps: Tensor) -> Rates:
-    """Rates (1, S) at every step from one fine histogram that has nothing finite above its window.
+def fine_rates(counts: Tensor, base: int, atoms: int, steps: Tensor) -> Tensor:
+    """Entropy, mse, zero fraction, symbols: (S, 4) float64 at every step from one fine histogram that has nothing finite above its window.
 
     `atoms` as in `reference.key_atoms`.
     """
@@ -95,15 +94,15 @@ def fine_rates(counts: Tensor, base: int, atoms: int, steps: Tensor) -> Rates:
     out = np.full((steps.numel(), 4), np.nan)
     least = 2 * edges[0] if tiny else 0.0
     loops.walk_keys(bins[bins[:, 2] > 0], atoms, steps.to("cpu", torch.float32).numpy(), least, out)
-    return Rates(*torch.from_numpy(out)[None].unbind(-1))
+    return torch.from_numpy(out)
 
 
-def exact_rates(weights: Tensor, steps: Tensor) -> Rates:
-    """Rates (1, S) at every step from the sorted weights themselves: for tensors too small for a fine histogram."""
+def exact_rates(weights: Tensor, steps: Tensor) -> Tensor:
+    """The same from the sorted weights themselves: for tensors too small for a fine histogram."""
     w = np.sort(_flat(weights).to(torch.float32).numpy())
     out = np.full((steps.numel(), 4), np.nan)
     loops.walk_weights(w[np.isfinite(w)], steps.to("cpu", torch.float32).numpy(), out)
-    return Rates(*torch.from_numpy(out)[None].unbind(-1))
+    return torch.from_numpy(out)
 
 
 def quantize_dequantize(weights: Tensor, step: Tensor, write: bool) -> tuple[Tensor, QuantizedHistogram]:

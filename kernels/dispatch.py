@@ -1,19 +1,22 @@
 """The face of the kernels, and the only place that chooses between triton, cpu and reference, and says why."""
 
+import functools
 import os
+from collections import defaultdict
 from collections.abc import Sequence
-from importlib.util import find_spec
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..engine.errors import BackendError
-from . import cpu, reference, spectra
+from . import cpu, loops, reference, selftest, spectra
 from .reference import Moments, QuantizedHistogram, Rates
 
 BACKENDS = ("triton", "cpu", "reference")
-EXACT_BELOW = 1 << 17  # a fine histogram of fewer float32 or float16 weights is not precise to a millibit; sort them
+EXACT_BELOW = 1 << 17  # of fewer float32 or float16 weights a fine histogram is not precise to a millibit: sort them
+CHUNK = 1 << 24  # weights in float64 at a time
 
 
 class Backend(NamedTuple):
@@ -39,72 +42,143 @@ def choose_backend(device: torch.device | str | None = None, requested: str | No
     """
     device = torch.device(device or "cpu")
     requested = requested or os.environ.get("KOLMOGRAM_BACKEND") or None
-    if requested is not None:
-        return _requested(requested, device)
-    if device.type == "cpu":
-        return Backend("cpu", "weights on the CPU: numba kernels")
-    obstacle = _triton_obstacle(device)
-    if obstacle is None:
-        return Backend("triton", f"weights on {device}: Triton kernels, self-test passed")
-    return Backend("reference", f"weights on {device}, but {obstacle}: plain PyTorch")
-
-
-def _requested(name: str, device: torch.device) -> Backend:
-    if name not in BACKENDS:
-        raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    if name == "triton" and (obstacle := _triton_obstacle(device)):
-        raise BackendError(f"the triton backend was asked for, but {obstacle}; choose cpu or reference, or none")
-    return Backend(name, "asked for")
-
-
-def _triton_obstacle(device: torch.device) -> str | None:
-    """Why Triton kernels cannot run there, or None."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    return "not built yet" if device.type == "cuda" else "there is no GPU in it"
+    if requested not in (None, *BACKENDS):
+        raise BackendError(f"unknown backend {requested!r}: choose one of {', '.join(BACKENDS)}")
+    if requested in ("cpu", "reference"):
+        return Backend(requested, "asked for")
+    if requested is None and device.type == "cpu":
+        return Backend("cpu", "weights on the CPU")
+    try:
+        reason = selftest.counters_in(device)[1]
+    except BackendError as error:
+        if requested:
+            raise BackendError(f"backend triton was asked for, but {error}; ask for cpu, reference or none") from None
+        return Backend("reference", f"plain PyTorch on {device}: {error}")
+    return Backend("triton", f"{'asked for' if requested else f'weights on {device}'}; {reason}")
 
 
 def moments(weights: Tensor, backend: str | None = None) -> Moments:
     """Count, mean, standard deviation, largest magnitude, Frobenius norm of the finite entries, in float64."""
-    module = cpu if choose_backend(weights.device, backend).name == "cpu" else reference
-    return module.moments(_real(weights))
+    if choose_backend(weights.device, backend).name == "cpu":
+        return cpu.moments(_real(weights))
+    parts = [reference.moments(chunk) for chunk in _real(weights).reshape(-1).split(CHUNK)]
+    return functools.reduce(_merge, parts)
+
+
+def _merge(a: Moments, b: Moments) -> Moments:
+    if not (a.count and b.count):
+        full = a if a.count else b
+        return Moments(full.count, a.nonfinite + b.nonfinite, full.mean, full.std, full.abs_max, full.frobenius)
+    count, mean, spread, abs_max, energy = loops.merge_moments(
+        *((m.count, m.mean, m.count * m.std**2, m.abs_max, m.frobenius**2) for m in (a, b))
+    )
+    return Moments(count, a.nonfinite + b.nonfinite, mean, (spread / count) ** 0.5, abs_max, energy**0.5)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Fine histograms of tensors of one kind."""
+
+    rows: list[int]  # their places among all tensors
+    counts: Tensor  # (t, KEYS, 2) int64
+    bases: Tensor  # (t,) int32
+    atoms: int
+    by_triton: bool = False
+
+    def rates(self, steps: Tensor) -> Tensor:
+        """(t, S, 4) float64 at steps (t, S); on the device of the counts."""
+        if self.by_triton:
+            from .rates import fine_rates
+
+            return fine_rates(self.counts, self.bases, self.atoms, steps)
+        each = zip(self.counts, self.bases.tolist(), steps, strict=True)
+        return torch.stack([cpu.fine_rates(counts, base, self.atoms, s) for counts, base, s in each])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Tensors too small for a histogram."""
+
+    rows: list[int]
+    weights: list[Tensor]
+
+    def rates(self, steps: Tensor) -> Tensor:
+        """(t, S, 4) float64 at steps (t, S)."""
+        return torch.stack([cpu.exact_rates(w, s) for w, s in zip(self.weights, steps, strict=True)])
 
 
 class FineHistogram:
-    """Everything about T tensors that their rates at any step need; from one pass over the weights.
+    """All that T tensors' rates at any step need; from one pass over the weights.
 
-    Tensors of less than EXACT_BELOW weights are kept whole, as a histogram would not be precise to a millibit.
+    Float32 and float16 tensors of fewer than EXACT_BELOW weights are kept as they are.
     """
 
-    def __init__(self, parts: Sequence[tuple[Tensor, int, int] | Tensor]) -> None:
+    def __init__(self, parts: Sequence[_Counted | _Kept]) -> None:
         self._parts = parts
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return sum(len(part.rows) for part in self._parts)
 
     def rates(self, steps: Tensor | Sequence[float]) -> Rates:
-        """`Rates` (T, S) at steps (S,), the same for all tensors, or (T, S)."""
-        steps = torch.as_tensor(steps, dtype=torch.float64).broadcast_to(len(self), -1)
-        rows = [
-            cpu.exact_rates(part, s) if isinstance(part, Tensor) else cpu.fine_rates(*part, s)
-            for part, s in zip(self._parts, steps, strict=True)
-        ]
-        return Rates(*(torch.cat(column) for column in zip(*rows, strict=True)))
+        """`Rates` (T, S) at steps (S,), the same for all tensors, or (T, S). Only the results leave the device."""
+        steps = torch.as_tensor(steps, dtype=torch.float64)
+        steps = steps.expand(len(self), -1) if steps.ndim == 1 else steps
+        results = [(part.rows, part.rates(steps[part.rows])) for part in self._parts]
+        out = torch.empty(*steps.shape, 4, dtype=torch.float64)
+        for rows, values in results:
+            out[rows] = values.cpu()
+        return Rates(*out.unbind(-1))
 
 
 def fine_histogram(tensors: Sequence[Tensor], backend: str | None = None) -> FineHistogram:
     """One pass over the weights of every tensor, from which all rates follow."""
-    return FineHistogram([_fine_part(_real(t), choose_backend(t.device, backend)) for t in tensors])
+    kept, groups = _Kept([], []), defaultdict(list)
+    for row, tensor in enumerate(tensors):
+        weights = _real(tensor)
+        if reference.key_atoms(weights.dtype) != 1 and weights.numel() < EXACT_BELOW:
+            kept.rows.append(row)
+            kept.weights.append(weights)
+        else:
+            name = choose_backend(weights.device, backend).name
+            groups[name, weights.device, weights.dtype].append((row, weights))
+    parts = [_COUNTING[name](*zip(*group, strict=True)) for (name, _, _), group in groups.items()]
+    return FineHistogram([*parts, kept] if kept.rows else parts)
 
 
-def _fine_part(weights: Tensor, backend: Backend) -> tuple[Tensor, int, int] | Tensor:
-    atoms = reference.key_atoms(weights.dtype)
-    if atoms != 1 and weights.numel() < EXACT_BELOW:
-        return weights
-    if backend.name == "cpu":
-        return *cpu.fine_histogram(weights), atoms
-    base = reference.base_key(reference.moments(weights).abs_max)
-    return reference.fine_histogram(weights, base).cpu(), base, atoms
+def _count_on_cpu(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+    counts, bases = zip(*(cpu.fine_histogram(w) for w in tensors), strict=True)
+    return _counted(rows, torch.stack(counts), bases, tensors)
+
+
+def _count_plainly(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+    bases = [reference.base_key(moments(w, "reference").abs_max) for w in tensors]
+    counts = [reference.fine_histogram(w, base).cpu() for w, base in zip(tensors, bases, strict=True)]
+    return _counted(rows, torch.stack(counts), bases, tensors)
+
+
+def _count_by_triton(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+    """All tensors in one launch with the default window; those that do not fit it again, with their own."""
+    from .fine_histogram import fine_histogram as launch
+
+    device, atoms = tensors[0].device, reference.key_atoms(tensors[0].dtype)
+    run = functools.partial(launch, programs=selftest.programs(device), shared=selftest.counters_in(device)[0])
+    weights = [_countable(w) for w in tensors]
+    bases = torch.full((len(weights),), reference.DEFAULT_BASE, dtype=torch.int32)
+    counts = run(weights, bases)
+    above = counts[:, reference.WINDOW + 1 :].sum((1, 2))
+    upper = counts[:, reference.KEYS // 2 : reference.WINDOW + 1].sum((1, 2))
+    for i in torch.nonzero((above > 0) | (upper == 0)).flatten().tolist():
+        bases[i] = reference.base_key(moments(weights[i], "triton").abs_max)
+        if bases[i] != reference.DEFAULT_BASE:
+            counts[i] = run([weights[i]], bases[i : i + 1])[0]
+    return _Counted(list(rows), counts, bases, atoms, by_triton=True)
+
+
+_COUNTING = {"cpu": _count_on_cpu, "reference": _count_plainly, "triton": _count_by_triton}
+
+
+def _counted(rows: Sequence[int], counts: Tensor, bases: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+    return _Counted(list(rows), counts, torch.tensor(bases, dtype=torch.int32), reference.key_atoms(tensors[0].dtype))
 
 
 def quantized_entropy(weights: Tensor, steps: Tensor | Sequence[float], backend: str | None = None) -> QuantizedEntropy:
@@ -120,31 +194,62 @@ def quantized_entropy(weights: Tensor, steps: Tensor | Sequence[float], backend:
 
 
 def quantize_histogram(weights: Tensor, step: float | Tensor, backend: str | None = None) -> QuantizedHistogram:
-    """Exact counts of every symbol at one step (or one step per row or column), and the squared error."""
-    if choose_backend(weights.device, backend).name == "cpu":
-        return cpu.quantize_dequantize(_real(weights), _step(step), write=False)[1]
-    return reference.quantize_histogram(_real(weights), step)
+    """Exact counts of every symbol at one step (see `quantize_dequantize`), and the squared error."""
+    return _quantize(weights, step, False, backend)[1]
 
 
 def quantize_dequantize(
     weights: Tensor, step: float | Tensor, backend: str | None = None
 ) -> tuple[Tensor, QuantizedHistogram]:
-    """ŵ = qΔ in the dtype of `weights`, and the histogram of q, in one pass. `step` broadcasts against `weights`."""
-    if choose_backend(weights.device, backend).name == "cpu":
-        return cpu.quantize_dequantize(_real(weights), _step(step), write=True)
-    return reference.quantize_dequantize(_real(weights), step)
+    """ŵ = qΔ in the dtype of `weights`, and the histogram of q, in one pass.
+
+    step: one, or for weights (m, n) one per row (m, 1) or per column (1, n).
+    """
+    return _quantize(weights, step, True, backend)
+
+
+def _quantize(
+    weights: Tensor, step: float | Tensor, write: bool, backend: str | None
+) -> tuple[Tensor, QuantizedHistogram]:
+    weights, (steps, axis) = _real(weights), _steps(weights, step)
+    name = choose_backend(weights.device, backend).name
+    if name == "cpu":
+        return cpu.quantize_dequantize(weights, steps, write)
+    if name == "reference":
+        return reference.quantize_dequantize(weights, steps)
+    from .quantize import quantize
+
+    shared, programs = selftest.counters_in(weights.device)[0], selftest.programs(weights.device)
+    held, histogram = quantize(_countable(weights), steps.to(weights.device), axis, write, programs, shared)
+    return held.to(weights.dtype).view(weights.shape), histogram
+
+
+def _steps(weights: Tensor, step: float | Tensor) -> tuple[Tensor, int]:
+    """The steps as float32, and the axis along which they change: 0, 1, or -1 for a single one."""
+    steps = torch.as_tensor(step, dtype=torch.float64).to(torch.float32)
+    if not bool(((steps > 0) & (1 / steps < torch.inf) & (steps < torch.inf)).all()):
+        raise ValueError("a quantisation step must be positive and finite, in float32, and so must its reciprocal")
+    if steps.numel() == 1:
+        return steps.reshape(()), -1
+    if weights.ndim == 2:
+        for axis, shape in enumerate(((weights.shape[0], 1), (1, weights.shape[1]))):
+            if steps.shape == shape:
+                return steps, axis
+    raise ValueError(f"steps {tuple(steps.shape)} for weights {tuple(weights.shape)}: one, or one per row or column")
 
 
 def singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Of each matrix (m, n): (min(m, n),) float64 on the CPU, descending; equal shapes are done together."""
-    return spectra.singular_values(matrices)
+    return spectra.singular_values([_real(m) for m in matrices])
 
 
 def _real(weights: Tensor) -> Tensor:
     if weights.is_complex():
-        raise TypeError(f"complex weights cannot be quantised: {weights.dtype}; take their real and imaginary parts")
+        raise TypeError(f"weights must be real, these are {weights.dtype}: pass real and imaginary parts")
     return weights.detach()
 
 
-def _step(step: float | Tensor) -> Tensor:
-    return torch.as_tensor(step, dtype=torch.float64)
+def _countable(weights: Tensor) -> Tensor:
+    """Contiguous, in a dtype the Triton kernels read."""
+    native = weights.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return (weights if native else weights.to(torch.float32)).contiguous()

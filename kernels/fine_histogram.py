@@ -1,5 +1,9 @@
 """Triton: the fine histograms of all tensors of one dtype in a single launch."""
 
+# Triton infers the types of a kernel, and takes launch options that its signature does not show.
+# ruff: noqa: ANN001, ANN201, ANN202
+# pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+
 from collections.abc import Sequence
 
 import torch

@@ -5,6 +5,10 @@ the count of each cell (the weights of one symbol): the key with which a cell en
 fraction of a key's weights where an end falls inside the key. `loops.walk_keys` does the same one key after the other.
 """
 
+# Triton infers the types of a kernel, and takes launch options that its signature does not show.
+# ruff: noqa: ANN001, ANN201, ANN202
+# pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+
 import torch
 import triton
 import triton.language as tl
@@ -122,10 +126,7 @@ def _magnitude(v, inverse, sign: tl.constexpr):
     """|q| of ±v for a float32 in float64: ties go up, so away from zero for +v and towards it for −v."""
     x = v.to(tl.float32) * inverse
     floor = tl.floor(x)
-    if sign:
-        up = x - floor > 0.5
-    else:
-        up = x - floor >= 0.5
+    up = x - floor > 0.5 if sign else x - floor >= 0.5
     return floor.to(tl.float64) + tl.where(up, 1.0, 0.0)
 
 
@@ -217,7 +218,7 @@ def fine_rates(counts: Tensor, bases: Tensor, atoms: int, steps: Tensor) -> Tens
         _kernel[steps.shape](
             counts,
             prefix,
-            bases,
+            bases.to(counts.device),
             steps,
             1 / steps,
             out,
