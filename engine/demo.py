@@ -1,5 +1,6 @@
 """`kolmogram demo`: the whole story on a small network, from training to the picture."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def run_demo(
     """
     out = Path(out)
     train(OPERATION, out / "run", modulus=MODULUS, until_accuracy=UNTIL_ACCURACY, progress=on_training)
-    trajectory = analyze(out / "run", epsilons=(1.0,), out=out, progress=on_analysis)
+    trajectory = analyze(
+        out / "run", epsilons=(1.0,), out=out, workers=min(8, os.cpu_count() or 1), progress=on_analysis
+    )
     write_figure([out], out / "trajectory.png")
     return trajectory

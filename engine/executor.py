@@ -6,12 +6,16 @@ Jobs are independent and their results do not depend on how many workers there a
 import multiprocessing
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .errors import KolmogramError
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What every library of threads reads when it is loaded: workers that take all cores each only wait for each other."""
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -31,20 +35,30 @@ def run_local(
         return
     _check_picklable(setup)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(setup, threads),
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (setup, threads))
     try:
-        for future in as_completed([pool.submit(_work, job) for job in jobs]):
+        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(threads))):  # inherited by the processes that start here
+            futures = [pool.submit(_work, job) for job in jobs]
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         hint = "out of memory? Try fewer --workers; finished checkpoints are kept"
         raise KolmogramError(f"a worker process died ({hint})") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of a block; those that the user has set stay."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _check_picklable(setup: Any) -> None:

@@ -52,10 +52,10 @@ def render(views: Sequence[View]) -> str:
     )
 
 
-_OVERVIEW = (
-    "Trajectory",
-    "How well the network predicts, and the fewest bytes found that describe it without losing more than ε.",
-)
+_OVERVIEW = {
+    True: "How well the network predicts, and the fewest bytes found that keep its training loss within ε.",
+    False: "Measured on the weights alone; give a task to measure complexity.",
+}
 _CONTROLS = ("Weight space", "What the weights say without any data.")
 _BYTES = ("Where the bytes go", "Coded size of each tensor. What the network does not use costs almost nothing.")
 _RANKS = ("Effective rank of every matrix", "exp(spectral entropy): how many directions a matrix really uses.")

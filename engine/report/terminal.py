@@ -43,7 +43,7 @@ def print_trajectory(trajectory: Trajectory) -> None:
     """The columns that say most, one row per checkpoint; the tables on disk have all of them."""
     view = View(trajectory, "")
     columns = ("step" if view.has_steps else "checkpoint", *view.table_columns())
-    print_table(columns, [[format_cell(name, row[name]) for name in columns] for row in trajectory.rows])
+    print_table(columns, [[_cell(name, row[name]) for name in columns] for row in trajectory.rows])
 
 
 def print_problems(trajectory: Trajectory) -> int:
@@ -61,7 +61,7 @@ def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor])
     for tensor in tensors:
         info = tensor.info
         shape = "×".join(map(str, info.shape)) or "scalar"
-        values = [format_cell(name, tensor.values[name]) if name in tensor.values else "–" for name in measured]
+        values = [_cell(name, tensor.values[name]) if name in tensor.values else "–" for name in measured]
         rows.append([info.name, str(info.dtype).removeprefix("torch."), shape, format_bytes(info.nbytes), *values])
     print_table(("tensor", "dtype", "shape", "size", *(name.replace("@0.25", "") for name in measured)), rows)
     step = "no step" if checkpoint.step is None else f"step {checkpoint.step:,}"
@@ -75,7 +75,13 @@ def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor])
 def print_metrics(rows: Sequence[Metrics]) -> None:
     """The rows of metrics.csv."""
     columns = [field.name for field in fields(Metrics)]
-    print_table(columns, [[format_cell(name, getattr(row, name)) for name in columns] for row in rows])
+    print_table(columns, [[_cell(name, getattr(row, name)) for name in columns] for row in rows])
+
+
+def _cell(column: str, value: object) -> str:
+    """A number for people, or, in a pipe, for programs: without separators."""
+    text = format_cell(column, value)
+    return text if sys.stdout.isatty() else text.replace(",", "")
 
 
 class ProgressBars:
@@ -85,6 +91,7 @@ class ProgressBars:
         from rich import progress
         from rich.console import Console
 
+        console = Console(stderr=True)
         self._epochs = epochs
         self._tasks: dict[str, progress.TaskID] = {}
         self._bars = progress.Progress(
@@ -95,8 +102,9 @@ class ProgressBars:
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[note]}", style="dim"),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
 
     def training(self, metrics: Metrics) -> None:

@@ -10,6 +10,12 @@ def make_square():
     return lambda n: (n, n * n, pid)
 
 
+def make_thread_counts():
+    import torch
+
+    return lambda n: (n, torch.get_num_threads(), os.environ.get("OPENBLAS_NUM_THREADS"))
+
+
 def make_dying():
     return lambda n: os._exit(1)
 
@@ -19,6 +25,15 @@ def test_same_outcomes_for_any_number_of_workers():
     shared = list(run_local(make_square, range(5), workers=2))
     assert {outcome[:2] for outcome in shared} == alone
     assert os.getpid() not in {pid for *_, pid in shared}
+
+
+def test_workers_share_the_cores_out(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    share = max(1, os.cpu_count() // 2)
+    outcomes = sorted(run_local(make_thread_counts, range(2), workers=2))
+    assert outcomes == [(0, share, str(share)), (1, share, str(share))]
+    assert dict(os.environ) == before
 
 
 def test_one_worker_stays_in_this_process_and_in_order():

@@ -1,0 +1,34 @@
+import pytest
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.report.figure import write_figure
+from PIL import Image
+
+
+@pytest.mark.parametrize("options", [{}, {"task": False}])
+def test_png_is_drawn_one_column_wide(folder, tmp_path, options):
+    write_figure([folder("addition", **options)], tmp_path / "f.png")
+    image = Image.open(tmp_path / "f.png")
+    assert image.width == 1020  # 3.4 inches at 300 dpi
+    colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+    assert ((201, 48, 74) in colours) == (options == {})  # the complexity line
+
+
+def test_text_stays_text_and_runs_are_named(folder, tmp_path):
+    write_figure([folder("addition"), folder("baseline")], tmp_path / "f.svg")
+    text = (tmp_path / "f.svg").read_text()
+    assert all(word in text for word in ("Accuracy", "Complexity, bytes", "addition", "baseline", "step"))
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])
+def test_equal_tables_are_equal_files(folder, tmp_path, suffix):
+    source = folder("addition")
+    for name in ("one", "two"):
+        write_figure([source], (tmp_path / name).with_suffix(suffix))
+    assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+
+
+def test_other_formats_and_empty_tables_are_refused(folder, tmp_path):
+    with pytest.raises(KolmogramError, match=r"\.pdf, \.png, \.svg"):
+        write_figure([folder("addition")], tmp_path / "f.jpg")
+    with pytest.raises(KolmogramError, match="no column to draw"):
+        write_figure([folder("nothing", steps=())], tmp_path / "f.png")
