@@ -29,9 +29,11 @@ from .tensor_coder import Candidate
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.2  # share of ε at which the sweeps begin
 RISE_RATIO = 3.0  # by which a sweep may raise the rise
-FINAL_SWEEPS = 4  # once the rise is near ε
+NEAR = 0.6  # share of ε from which on sweeps keep below it
+FINAL_SWEEPS = 4  # below the bound
 FIRST_LEVEL, LEVEL_STRIDE, FINEST_LEVEL = -4.0, 0.75, -25.0  # log noise levels tried at the start
 LARGEST_STRIDE, LARGEST_SHIFT = 0.6, 0.4  # in log noise level: of all tensors together, and of one against the others
+EAGERNESS = 3.0
 MEMORY = 0.6  # share of the curvature that a sweep keeps from the ones before
 FIRST_DRAWS, DRAWS = 4, 2  # backward passes at the start, and in a sweep
 START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
@@ -129,15 +131,17 @@ class Search:
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _approach(self, state: State, epsilon: float, found: dict[float, Point], epsilons: Sequence[float]) -> State:
-        """Sweep until the rise is about ε, then a few times more: every state is a chance of a smaller file."""
-        tries = 0
+        """Sweep until the rise is about ε; then, from the smallest feasible state, a few times more below the bound."""
         for _ in range(LONGEST):
             rise = max(state.loss - self.original_loss, 1e-3 * epsilon)
-            near = rise > 0.5 * epsilon
-            if near and tries == FINAL_SWEEPS:
+            if rise > NEAR * epsilon:
                 break
-            tries += near
-            state = self._sweep(state, epsilon if rise * RISE_RATIO > epsilon else rise * RISE_RATIO)
+            state = self._sweep(state, min(epsilon, rise * RISE_RATIO), math.inf)
+            self._offer(found, state, epsilons)
+        for _ in range(FINAL_SWEEPS):
+            best = found[epsilon].state if epsilon in found else None
+            bound = self.original_loss + epsilon
+            state = self._sweep(state, epsilon, math.inf) if best is None else self._sweep(best, epsilon, bound)
             self._offer(found, state, epsilons)
         return state
 
@@ -189,15 +193,15 @@ class Search:
         params = assembler.params(assembly)
         return State(assembly.candidates, dict(levels), params, self.loss(params))
 
-    def _sweep(self, before: State, rise: float) -> State:
-        """Visit every tensor once on the way to a given rise of the loss."""
+    def _sweep(self, before: State, rise: float, bound: float) -> State:
+        """Visit every tensor once on the way to a given rise of the loss, never choosing a loss above `bound`."""
         state = before.copy()
         assembler = self._look(state.params, MEMORY, DRAWS)
         assembler.plan(state.levels, state.decoded)
         strides, price = self._strides(state, rise)
         for index, signature in enumerate(self.signatures):
             if state.candidates[signature.name].code.kind != Kind.ZERO:
-                self._visit(state, assembler, index, price, strides[signature.name])
+                self._visit(state, assembler, index, price, strides[signature.name], bound)
         self.trace.append((state.estimated_bytes, state.loss))
         if self.progress is not None:
             self.progress(state.loss - self.original_loss)
@@ -226,9 +230,10 @@ class Search:
         for name in point:
             ratio = max(gain[name] / total_gain, 1e-4) / max(cost[name] / total_cost, 1e-4)
             strides[name] = common + min(max(0.25 * math.log(ratio), -LARGEST_SHIFT), LARGEST_SHIFT)
-        return strides, total_gain / total_cost * now / rise
+        # Bits are worth less than that where much of the rise is still free to take.
+        return strides, total_gain / total_cost * (now / rise) ** EAGERNESS
 
-    def _visit(self, state: State, assembler: Assembler, index: int, price: float, stride: float) -> None:
+    def _visit(self, state: State, assembler: Assembler, index: int, price: float, stride: float, bound: float) -> None:
         """Code one tensor again, or drop it, whichever has the least bytes + price · loss.
 
         It may stay as it is only if the bases it rests on are still there.
@@ -240,7 +245,8 @@ class Search:
         def option(candidate: Candidate, level: float) -> Option:
             value = to_tensor(candidate.decoded, signature.shape, signature.dtype)
             loss = self.loss({**state.params, name: value})
-            return Option(candidate.bits / 8 + price * loss, loss, candidate, value, level)
+            cost = candidate.bits / 8 + price * loss if loss <= bound else loss * 1e30
+            return Option(cost, loss, candidate, value, level)
 
         options = [option(assembler.code(name, level + stride, earlier), level + stride)]
         if old.bits / 8 < SMALL:
