@@ -5,7 +5,7 @@ instruction that merges equal addresses of a warp. Elsewhere (SHARED = False) ev
 """
 
 # Triton infers the types of a kernel.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 import triton

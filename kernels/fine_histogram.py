@@ -1,7 +1,7 @@
 """Triton: the fine histograms of all tensors of one dtype in a single launch."""
 
 # Triton infers the types of a kernel, and takes launch options that its signature does not show.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN202
 # pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 from collections.abc import Sequence
@@ -59,10 +59,7 @@ def _kernel(
 @triton.jit
 def _counter(w, base):
     """Index of the weight's counter; bfloat16 comes as its int16 pattern."""
-    if w.dtype == tl.int16:
-        key = w.to(tl.int32)
-    else:
-        key = w.to(tl.float32).to(tl.int32, bitcast=True) >> 16
+    key = w.to(tl.int32) if w.dtype == tl.int16 else w.to(tl.float32).to(tl.int32, bitcast=True) >> 16
     magnitude = tl.minimum(tl.maximum((key & 0x7FFF) - (base - 1), 0), WINDOW + 1)
     return magnitude * 2 + ((key >> 15) & 1)
 

@@ -1,7 +1,7 @@
 """Triton: Gram matrix AᵀA of a tall matrix, products and sums in float64 without a float64 copy of A."""
 
 # Triton infers the types of a kernel, and takes launch options that its signature does not show.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN202
 # pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import torch

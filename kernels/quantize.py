@@ -1,7 +1,7 @@
 """Triton: quantise, count the symbols, sum the squared error and, if wanted, write ŵ: one pass over the weights."""
 
 # Triton infers the types of a kernel, and takes launch options that its signature does not show.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN202
 # pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import torch
@@ -18,6 +18,7 @@ SYMBOL_LIMIT = tl.constexpr(reference.SYMBOL_LIMIT)
 
 BLOCK = 4096  # weights of one program at a time
 WARPS = 16
+LONGEST = 1 << 30  # weights of one program: offsets in it, and counters, are 32 bits wide
 
 
 @triton.jit
@@ -29,7 +30,7 @@ def _kernel(
     count_ptr,  # int64 (COUNTERS,), zeroed
     error_ptr,  # float64 (programs,)
     n,
-    chunk,  # weights per program, a multiple of BLOCK, below 2³¹
+    chunk,  # weights per program, a multiple of BLOCK, at most LONGEST
     columns,
     AXIS: tl.constexpr,  # -1: one step, 0: one per row, 1: one per column
     WRITE: tl.constexpr,
@@ -49,7 +50,7 @@ def _kernel(
     whole = length // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):
         w = tl.load(weight_ptr + start + offset).to(tl.float32)
-        step, inverse = _steps(step_ptr, inverse_ptr, begin + start + offset, columns, AXIS)
+        step, inverse = _steps(step_ptr, inverse_ptr, begin, start + offset, columns, AXIS)
         held, index, squared = _quantize(w, step, inverse)
         if WRITE:
             tl.store(dequantized_ptr + start + offset, held)
@@ -58,7 +59,7 @@ def _kernel(
     if whole < length:
         inside = whole + offset < length
         w = tl.load(weight_ptr + whole + offset, mask=inside, other=0).to(tl.float32)
-        step, inverse = _steps(step_ptr, inverse_ptr, tl.where(inside, begin + whole + offset, 0), columns, AXIS)
+        step, inverse = _steps(step_ptr, inverse_ptr, begin, tl.where(inside, whole + offset, 0), columns, AXIS)
         held, index, squared = _quantize(w, step, inverse)
         if WRITE:
             tl.store(dequantized_ptr + whole + offset, held, mask=inside)
@@ -69,11 +70,13 @@ def _kernel(
 
 
 @triton.jit
-def _steps(step_ptr, inverse_ptr, position, columns, AXIS: tl.constexpr):
+def _steps(step_ptr, inverse_ptr, begin, offset, columns, AXIS: tl.constexpr):
+    """The step of the weight at begin + offset, and its reciprocal; only `begin` needs a 64-bit division."""
+    column = (begin % columns).to(tl.int32) + offset
     if AXIS == 0:
-        index = position // columns
+        index = begin // columns + column // columns
     elif AXIS == 1:
-        index = position % columns
+        index = column % columns
     else:
         index = 0
     return tl.load(step_ptr + index), tl.load(inverse_ptr + index)
@@ -100,7 +103,9 @@ def quantize(
     steps: float32 on the same device; one (axis −1), one per row (0) or one per column (1).
     """
     n, device = weights.numel(), weights.device
-    programs = max(1, min(-(-n // BLOCK), programs), n >> 30)
+    if axis >= 0 and weights.shape[1] >= LONGEST:
+        raise ValueError(f"rows of {weights.shape[1]} weights with steps of their own: at most {LONGEST - 1}")
+    programs = max(1, min(-(-n // BLOCK), programs), -(-n // LONGEST))
     chunk = -(-n // (programs * BLOCK)) * BLOCK
     programs = max(1, -(-n // max(chunk, 1)))
     dequantized = torch.empty_like(weights) if write else weights
@@ -115,7 +120,7 @@ def quantize(
         errors,
         n,
         chunk,
-        weights.shape[-1],
+        weights.shape[1] if axis >= 0 else 1,
         AXIS=axis,
         WRITE=write,
         BLOCK=BLOCK,

@@ -6,7 +6,7 @@ fraction of a key's weights where an end falls inside the key. `loops.walk_keys`
 """
 
 # Triton infers the types of a kernel, and takes launch options that its signature does not show.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN202
 # pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import torch

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-
 from kolmogram.kernels import selftest
+from torch import Tensor
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """The Triton fine histogram counts exactly as the reference, all tensors in one launch."""
 
+import itertools
+
 import pytest
 import torch
-
 from kolmogram.kernels import cpu, interpreter, reference
 from kolmogram.kernels.fine_histogram import _segments, fine_histogram
 
@@ -50,5 +51,5 @@ def test_segments_share_out_every_weight_once():
                 assert address == position
                 position += 4 * count
             assert position == tensor.data_ptr() + 4 * tensor.numel()
-        share = max(sum(e - f for _, f, e, _ in segments[a:b]) for a, b in zip(ranges, ranges[1:], strict=False))
+        share = max(sum(e - f for _, f, e, _ in segments[a:b]) for a, b in itertools.pairwise(ranges))
         assert share <= sum(t.numel() for t in tensors) / programs + 3 * 8_192

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from kolmogram.kernels import cpu, reference
 from kolmogram.kernels.quantize import quantize
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from kolmogram.kernels import cpu, rates, reference
 
 FRACTIONS = (1 / 64, 1 / 16, 1 / 4, 1, 3)
@@ -73,9 +72,7 @@ def test_triton_equals_cpu(dtype, device, monkeypatch):
     steps = torch.tensor([[0.0005, 2.0**-6, 0.0], [0.013, 0.3, 1e-8]])
     counts, bases = zip(*(cpu.fine_histogram(w) for w in tensors), strict=True)
     atoms = reference.key_atoms(dtype)
-    expected = torch.stack(
-        [cpu.fine_rates(c, b, atoms, s) for c, b, s in zip(counts, bases, steps, strict=True)]
-    )
+    expected = torch.stack([cpu.fine_rates(c, b, atoms, s) for c, b, s in zip(counts, bases, steps, strict=True)])
     counts = torch.stack(counts).to(device)
     found = rates.fine_rates(counts, torch.tensor(bases, dtype=torch.int32), atoms, steps).cpu()
     assert torch.allclose(found[..., :3], expected[..., :3], rtol=1e-9, atol=1e-12, equal_nan=True)
