@@ -1,0 +1,128 @@
+"""What the spectral-entropy penalty costs: against full SVD through autograd, against a training step, and by size.
+
+    python benchmarks/regularizer.py                # the paper's nine matrices and its training step, 512², 1024²
+    python benchmarks/regularizer.py --sizes 512 1024 2048 4096 --threads 2
+
+Everything that is compared runs in one process, in turns; medians of wall time per training step. `every=k` is the time
+of k calls divided by k. Numbers are printed only if values and gradients first agree with float64 autograd.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+import torch
+from kolmogram import SpectralEntropyRegularizer
+from kolmogram.engine.tasks.modular import ModularTask
+from torch.nn import functional
+
+EVERY = (1, 4, 8, 16)
+
+
+def svd_penalty(weights, weight=0.1):
+    """The authors' way: singular values of a full SVD, differentiated by autograd."""
+    total = 0.0
+    for matrix in weights.values():
+        _, sigma, _ = torch.linalg.svd(matrix, full_matrices=False)
+        p = sigma / sigma.sum()
+        total = total - (p * torch.log(p + 1e-10)).sum()
+    return weight * total / len(weights)
+
+
+def check(matrices):
+    """The gate: 1e-5 on the value, 1e-3 on every gradient, against float64."""
+    exact = {name: m.detach().double().requires_grad_() for name, m in matrices.items()}
+    expected = svd_penalty(exact)
+    ours = SpectralEntropyRegularizer(0.1)(matrices)
+    assert abs(ours.item() / expected.item() - 1) < 1e-5, (ours, expected)
+    reference = torch.autograd.grad(expected, list(exact.values()))
+    for got, wanted in zip(torch.autograd.grad(ours, list(matrices.values())), reference, strict=True):
+        assert (got - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def in_turns(candidates, repeats):
+    """Median milliseconds per step of each candidate: name -> (function, steps that one call stands for)."""
+    times = {name: [] for name in candidates}
+    for round_ in range(repeats + 1):
+        for name, (function, steps) in candidates.items():
+            start = time.perf_counter()
+            function()
+            if round_:  # the first round warms up
+                times[name].append((time.perf_counter() - start) * 1e3 / steps)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def penalty_candidates(matrices):
+    def run(penalty, steps):
+        for _ in range(steps):
+            torch.autograd.grad(penalty(matrices), list(matrices.values()))
+
+    candidates = {"full SVD + autograd": (lambda: run(svd_penalty, 1), 1)}
+    for every in EVERY:
+        penalty = SpectralEntropyRegularizer(0.1, every=every)
+        candidates[f"every={every}"] = (lambda penalty=penalty, every=every: run(penalty, every), every)
+    return candidates
+
+
+def step_candidates(task, weights):
+    """Training steps of the paper's model, batch 512, with no penalty and with each."""
+    matrices = {name: w for name, w in weights.items() if w.ndim > 1}
+    optimizer = torch.optim.AdamW(weights.values(), 1e-3, (0.9, 0.98), weight_decay=1.0, fused=True)
+    pairs, labels = task.train.pairs[:512], task.train.labels[:512]
+
+    def run(penalty, steps):
+        for _ in range(steps):
+            loss = functional.cross_entropy(task.network.logits(weights, pairs), labels)
+            (loss + penalty(matrices)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    candidates = {
+        "no penalty": (lambda: run(lambda _: 0.0, 4), 4),
+        "full SVD + autograd": (lambda: run(svd_penalty, 1), 1),
+    }
+    for every in EVERY:
+        penalty = SpectralEntropyRegularizer(0.1, every=every)
+        candidates[f"every={every}"] = (lambda penalty=penalty, every=every: run(penalty, every), every)
+    return candidates
+
+
+def table(title, medians, baseline, columns):
+    print(f"\n## {title}\n\n| | ms per step | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for name, ms in medians.items():
+        print(f"| {name} | {ms:.2f} | {' | '.join(f(ms, medians[baseline]) for f in columns.values())} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024])
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {load}"
+    print(f"{machine}, {arguments.threads} threads, torch {torch.__version__}")
+
+    task = ModularTask("addition")
+    weights = {n: w.requires_grad_() for n, w in task.network.initial(torch.Generator().manual_seed(0)).items()}
+    matrices = {name: w for name, w in weights.items() if w.ndim > 1}
+    check(matrices)
+    faster = {"times faster": lambda ms, base: f"{base / ms:.1f}"}
+    dearer = {"added to the step": lambda ms, base: f"{100 * (ms / base - 1):+.0f} %"}
+    title = f"The paper's {len(matrices)} matrices, forward and backward"
+    table(title, in_turns(penalty_candidates(matrices), arguments.repeats), "full SVD + autograd", faster)
+    title = "A training step of the paper's model (mod-113 addition, batch 512, without noise)"
+    table(title, in_turns(step_candidates(task, weights), arguments.repeats), "no penalty", dearer)
+    for size in arguments.sizes:
+        matrix = {"w": (torch.randn(size, size) / size**0.5).requires_grad_()}
+        repeats = max(1, min(arguments.repeats, round((1024 / size) ** 3 * 5)))
+        title = f"One {size}² matrix, forward and backward"
+        table(title, in_turns(penalty_candidates(matrix), repeats), "full SVD + autograd", faster)
+
+
+if __name__ == "__main__":
+    main()
