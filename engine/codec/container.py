@@ -143,11 +143,8 @@ def _open(data: bytes, max_weights: int | None) -> tuple[list[Signature], bytes,
     if not packed:
         return signatures, b"", reader.rest()
     limit = sum(prod(s.shape) * s.dtype.itemsize for s in signatures)
-    try:
-        exact = zstandard.ZstdDecompressor().decompress(packed, max_output_size=limit)
-    except zstandard.ZstdError as error:
-        raise CodecError(f"the exact tensors of the .kolmo file do not unfold ({error}): the file is damaged") from None
-    return signatures, exact, reader.rest()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    return signatures, header.unfold(decompressor, packed, limit), reader.rest()
 
 
 def _placeholder(shape: Sequence[int]) -> Decoded:
@@ -160,8 +157,10 @@ def _code_tensor(
     """Write `code`, or read one (None); `step` is the latest step index, near which the next one lies."""
     given = code or Representation(Kind.ZERO)
     kind = Kind(stream.bits(given.kind, 2))
-    if kind in (Kind.ZERO, Kind.EXACT) or prod(shape) == 0:
+    if kind in (Kind.ZERO, Kind.EXACT):
         return code or Representation(kind)
+    if prod(shape) == 0:
+        raise CodecError("it is empty and has nothing to code")
     m, n = matrix_shape(shape)
     step += stream.integer(given.step - step, 3)
     bases = (IDENTITY, IDENTITY)

@@ -1,5 +1,6 @@
 """Names, shapes and types of a file's tensors, as a few dozen bytes of zstd with a dictionary of usual names."""
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
@@ -140,6 +141,20 @@ class Reader:
                 raise CodecError("the .kolmo header holds an absurd number: the file is damaged, encode it again")
 
 
+def unfold(decompressor: zstandard.ZstdDecompressor, data: bytes, limit: int) -> bytes:
+    """Decompress, giving up past `limit` bytes whatever size the frame claims."""
+    try:
+        with decompressor.stream_reader(data) as stream:
+            body = stream.read(limit + 1)
+    except zstandard.ZstdError as error:
+        raise CodecError(
+            f"a part of the .kolmo file does not unfold ({error}): it is damaged, encode it again"
+        ) from None
+    if len(body) > limit:
+        raise CodecError("a part of the .kolmo file unfolds to more than it may: it is damaged, encode it again")
+    return body
+
+
 def pack(signatures: Iterable[Signature]) -> bytes:
     """The header of a file; names may hold any text."""
     entries = list(signatures)
@@ -163,11 +178,10 @@ def pack(signatures: Iterable[Signature]) -> bytes:
 
 def unpack(data: bytes) -> list[Signature]:
     """The signatures in a header; CodecError if it is damaged."""
-    decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(), format=zstandard.FORMAT_ZSTD1_MAGICLESS)
-    try:
-        body = decompressor.decompress(data, max_output_size=_LIMIT)
-    except zstandard.ZstdError as error:
-        raise CodecError(f"the .kolmo header does not unfold ({error}): the file is damaged, encode it again") from None
+    decompressor = zstandard.ZstdDecompressor(
+        dict_data=_dictionary(), format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=_LIMIT
+    )
+    body = unfold(decompressor, data, _LIMIT)
     reader = Reader(body)
     kinds: list[tuple[tuple[int, ...], torch.dtype]] = []
     for _ in range(reader.varint()):
@@ -185,4 +199,4 @@ def unpack(data: bytes) -> list[Signature]:
 
 
 def _unescape(line: bytes) -> bytes:
-    return line.replace(b"\\\\", b"\0").replace(b"\\n", b"\n").replace(b"\0", b"\\")
+    return re.sub(rb"\\(.)", lambda match: b"\n" if match[1] == b"n" else match[1], line)

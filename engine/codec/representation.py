@@ -144,7 +144,7 @@ def to_weights(
     else:
         left = code.symbols[: shape[0]].astype(np.float64)
         right = np.ascontiguousarray(code.symbols[shape[0] :].T, dtype=np.float64)
-        norms: FloatArray = np.sqrt((left * left).sum(0))
+        norms: FloatArray = np.sqrt(np.maximum((left * left).sum(0), 1.0))
         matrix = product(left, (right * (size / norms)[:, None]).astype(np.float64))
     if bases[0] is not None:
         matrix = product(np.ascontiguousarray(bases[0].T), matrix)

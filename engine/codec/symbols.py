@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .arithmetic import ByteArray, IntArray, code_bit, code_exp_golomb, reserve
+from .arithmetic import ByteArray, IntArray, code_bit, code_bits, reserve
 from .mixing import ONE, Mixer, code_mixed, new_mixer
 
 CONTEXTS = 7
@@ -71,12 +71,39 @@ class Model(NamedTuple):
     """What the coder has learnt so far in this file."""
 
     magnitudes: Mixer
+    beyond: IntArray  # [levels, 40 · 2] how far past the unary depth, and the first bit below that, in 1/65536
     empty: IntArray  # [2] chance of a column of zeros, in 1/65536, after a full and after an empty one
 
 
 def new_model() -> Model:
     """The model at the start of a file."""
-    return Model(new_mixer(_initial(), sets=2 * _DEEP, confidence=3), np.array([ONE // 16, ONE - ONE // 16], np.int64))
+    mixer = new_mixer(_initial(), sets=2 * _DEEP, confidence=3)
+    return Model(mixer, np.full((LEVELS + 1, 80), _HALF, np.int64), np.array([ONE // 16, ONE - ONE // 16], np.int64))
+
+
+@njit(cache=True)
+def _code_adaptive(encoding: bool, bit: int, chances: IntArray, slot: int, state: IntArray, buffer: ByteArray) -> int:
+    bit = code_bit(encoding, bit, chances[slot], state, buffer)
+    chances[slot] += ((bit << 16) - chances[slot]) >> 4
+    chances[slot] = min(max(chances[slot], 64), ONE - 64)
+    return bit
+
+
+@njit(cache=True)
+def code_rest(encoding: bool, rest: int, chances: IntArray, state: IntArray, buffer: ByteArray) -> int:
+    """Code what lies beyond the unary depth (below 2^40): an Exp-Golomb code whose leading bits adapt."""
+    shifted = rest + 4
+    extra = 0
+    if encoding:
+        while (shifted >> (extra + 3)) > 0:
+            extra += 1
+    length = 0
+    while length < 38 and _code_adaptive(encoding, 1 if length < extra else 0, chances, length, state, buffer):
+        length += 1
+    below = length + 1
+    first = _code_adaptive(encoding, (shifted >> below) & 1, chances, 40 + length, state, buffer)
+    tail = code_bits(encoding, shifted & ((1 << below) - 1), below, state, buffer)
+    return (((2 | first) << below) | tail) - 4
 
 
 @njit(cache=True)
@@ -87,6 +114,7 @@ def code_magnitude(
     scratch: IntArray,
     part: int,
     mixer: Mixer,
+    beyond: IntArray,
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
@@ -106,7 +134,7 @@ def code_magnitude(
         if more == 0:
             return reached
         reached += 1
-    return DEPTH + code_exp_golomb(encoding, magnitude - DEPTH, 2, state, buffer)
+    return DEPTH + code_rest(encoding, magnitude - DEPTH, beyond, state, buffer)
 
 
 @njit(cache=True)
@@ -125,7 +153,7 @@ def code_matrix(
     Rows from `split` on are the other factor of each column and keep statistics of their own (0: one part).
     `prior` ([rows]) is each row's mean magnitude in an earlier matrix, in sixteenths (−1: unknown).
     """
-    mixer, empty = model
+    mixer, beyond, empty = model
     rows, columns = symbols.shape
     after = 0
     energy = np.zeros(rows, np.int64)
@@ -164,7 +192,7 @@ def code_matrix(
             slots[6] = (near * (LEVELS + 1) + row) * _DEEP
             buffer = reserve(state, buffer, 64)
             magnitude = abs(symbols[i, c]) if encoding else 0
-            magnitude = code_magnitude(encoding, magnitude, slots, scratch, part, mixer, state, buffer)
+            magnitude = code_magnitude(encoding, magnitude, slots, scratch, part, mixer, beyond[column], state, buffer)
             if magnitude > 0:
                 negative = code_bit(encoding, 1 if symbols[i, c] < 0 else 0, _HALF, state, buffer)
                 if not encoding:

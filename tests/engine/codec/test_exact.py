@@ -1,0 +1,44 @@
+"""The decoder's own arithmetic: right to float64, and the same bits wherever it runs."""
+
+import zlib
+
+import numpy as np
+import pytest
+from kolmogram.engine.codec.exact import complete_basis, fourier_basis, product
+
+
+def test_product_is_the_matrix_product():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(13, 7)), rng.normal(size=(7, 21))
+    np.testing.assert_allclose(product(a, b), a @ b, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("period", [1, 2, 5, 8, 97, 113, 256])
+def test_fourier_basis_is_orthonormal_and_made_of_waves(period):
+    basis = fourier_basis(period)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(period), atol=1e-13)
+    for frequency in range(1, (period + 1) // 2):
+        wave = np.cos(2 * np.pi * frequency * (np.arange(period) + 0.3) / period)
+        energy = (basis @ wave) ** 2
+        assert energy[2 * frequency - 1 : 2 * frequency + 1].sum() == pytest.approx(energy.sum(), rel=1e-12)
+
+
+def test_fourier_basis_has_the_same_bits_everywhere():
+    assert zlib.crc32(fourier_basis(113).tobytes()) == 4170226536
+
+
+def test_complete_basis_begins_with_the_span_of_its_vectors():
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(9, 30))
+    vectors[4] = 2 * vectors[1] - vectors[3]
+    basis = complete_basis(vectors)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(30), atol=1e-12)
+    seen = vectors @ basis.T
+    assert np.abs(seen[:4][np.triu_indices(4, 1)]).max() < 1e-12
+    assert np.abs(seen[:, 8:]).max() < 1e-12, "eight independent vectors span eight directions"
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((3, 5)), np.eye(5), np.ones((7, 5)), np.full((1, 5), 1e-200)])
+def test_complete_basis_of_degenerate_vectors_is_still_orthonormal(vectors):
+    basis = complete_basis(vectors)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-12)
