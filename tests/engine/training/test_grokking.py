@@ -101,26 +101,30 @@ SCRIPT = """
 import sys, torch
 from kolmogram.engine.training.grokking import train
 torch.set_num_threads(1)
-train("addition", sys.argv[1], epochs=150, seed=2, modulus=11, recipe="paper")
+train("addition", sys.argv[1], epochs=10**6, seed=2, modulus=11)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(tmp_path):
-    def start(folder):
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)])
-
-    assert start(tmp_path / "undisturbed").wait() == 0
-    killed = tmp_path / "killed"
-    for epoch in (0, 20, 86):  # the state of this epoch is on disk; kill somewhere after it
-        process = start(killed)
-        while f",{epoch}," not in (killed / "metrics.csv").read_text() if (killed / "metrics.csv").exists() else True:
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert start(killed).wait() == 0
-    assert_same_run(tmp_path / "undisturbed", killed)
+    """Killed at some moment after the state of epoch 20 is on disk, then continued."""
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(killed)])
+    table = killed / "metrics.csv"
+    while not (table.exists() and ",20," in table.read_text()):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    last = int(table.read_text().splitlines()[-1].split(",")[1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for folder in (killed, undisturbed):
+            train("addition", folder, epochs=last + 30, seed=2, **SMALL)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same_run(killed, undisturbed)
 
 
 def test_the_papers_own_way_of_taking_spectra(tmp_path):
