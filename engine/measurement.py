@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..analyzers import ANALYZERS, ComplexityAnalyzer, TensorAnalyzer, TensorValues
 from .checkpoints import Checkpoint
+from .checkpoints.names import natural
 from .errors import KolmogramError
 from .provenance import canonical
 from .statistics import measurable, tensor_statistics
@@ -89,11 +90,17 @@ def measure_checkpoint(checkpoint: Checkpoint, work: Sequence[Key], settings: Se
     on_task = [key for key in work if key.measure in (TASK, COMPLEXITY)]
     on_tensors = [key for key in work if key not in on_task]
     with outcome.recording(work):
-        params = {name: _as_parameter(tensor, task) for name, tensor in checkpoint.items()} if on_task else {}
+        params = _parameters(checkpoint, task) if on_task else {}
         with outcome.recording(on_tensors):
             _measure_tensors(outcome, on_tensors, params.items() if params else checkpoint.items(), settings.device)
         _measure_on_task(outcome, on_task, params, settings, task)
     return outcome
+
+
+def _parameters(checkpoint: Checkpoint, task: Any) -> dict[str, Tensor]:
+    """All tensors, in the order of their names: a file's own order tells who wrote it, which a search must not see."""
+    names = sorted(checkpoint.names(), key=natural)
+    return {name: _as_parameter(checkpoint.tensor(name), task) for name in names}
 
 
 def _as_parameter(tensor: Tensor, task: Any) -> Tensor:
