@@ -6,9 +6,11 @@ the object has it.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -44,9 +46,14 @@ class Task(ABC):
         """The task of any module on a list of (inputs, targets); inputs may be a tensor, a tuple or a dict of tensors.
 
         `loss_fn(outputs, targets)` is the mean loss of one batch; batches count by their number of targets. The module
-        is copied and put into evaluation mode, so that dropout is off and the one given stays as it is.
+        is copied and put into evaluation mode, so that dropout is off and the one given stays as it is. With
+        `torch.nn.functional.cross_entropy` and (n,) integer targets the task also has `per_example_loss`,
+        `sampled_loss` and `error_rate`, since the outputs are known to be logits.
         """
-        return ModuleTask(model, batches, loss_fn)
+        batches = list(batches)
+        labels = all(targets.ndim == 1 and not targets.is_floating_point() for _, targets in batches)
+        kind = ClassifierTask if loss_fn is F.cross_entropy and labels else ModuleTask
+        return kind(model, batches, loss_fn)
 
 
 class ModuleTask(Task):
@@ -66,12 +73,39 @@ class ModuleTask(Task):
         self.num_examples = sum(len(targets) for _, targets in self._batches)
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
-        check_module_names(self._model, params)
-        total = torch.zeros(())
-        for inputs, targets in self._batches:
-            outputs = functional_call(self._model, dict(params), *_call_arguments(inputs))
-            total = total + self._loss_fn(outputs, targets) * len(targets)
+        total = sum(self._loss_fn(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
+        assert isinstance(total, Tensor)
         return total / sum(len(targets) for _, targets in self._batches)
+
+    def _outputs(self, params: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the module makes of each batch, with the batch's targets."""
+        check_module_names(self._model, params)
+        weights: dict[str, Any] = dict(params)
+        for inputs, targets in self._batches:
+            yield functional_call(self._model, weights, *_call_arguments(inputs)), targets
+
+
+class ClassifierTask(ModuleTask):
+    """A module whose outputs are (n, classes) logits, under cross-entropy."""
+
+    def per_example_loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        """(n,) nats, batch after batch."""
+        losses = [F.cross_entropy(logits, targets, reduction="none") for logits, targets in self._outputs(params)]
+        return torch.cat(losses)
+
+    def sampled_loss(self, params: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """(n,) nats with labels drawn from the module's own prediction."""
+        losses = []
+        for logits, _ in self._outputs(params):
+            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
+            losses.append(F.cross_entropy(logits, drawn, reduction="none"))
+        return torch.cat(losses)
+
+    @torch.no_grad()
+    def error_rate(self, params: Mapping[str, Tensor]) -> float:
+        """Share of wrong answers."""
+        wrong = [(logits.argmax(-1) != targets) for logits, targets in self._outputs(params)]
+        return torch.cat(wrong).double().mean().item()
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

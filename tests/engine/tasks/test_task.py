@@ -89,3 +89,25 @@ def test_buffers_may_be_absent(model, batches):
 def test_no_batches_is_an_error(model):
     with pytest.raises(TaskError, match="no batches"):
         Task.from_module(model, [], nn.functional.cross_entropy)
+
+
+def test_a_classifier_also_has_per_example_and_sampled_losses(model, batches):
+    task = Task.from_module(model, batches, nn.functional.cross_entropy)
+    params = {name: t * 3 if t.is_floating_point() and t.ndim > 1 else t for name, t in once(model).items()}
+    each = task.per_example_loss(params)
+    assert each.shape == (9,)
+    torch.testing.assert_close(each.mean(), task.loss(params))
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([task.sampled_loss(params, generator) for _ in range(2000)])
+    model.eval().load_state_dict({**params, "head.weight": params["embed.weight"]})
+    logits = model(torch.cat([x for x, _ in batches]))
+    p = logits.softmax(-1)
+    entropy = -(p * p.log()).sum(-1)
+    torch.testing.assert_close(draws.mean(0), entropy, rtol=0, atol=0.1)
+    targets = torch.cat([y for _, y in batches])
+    assert task.error_rate(params) == (logits.argmax(-1) != targets).double().mean().item()
+
+
+def test_other_losses_promise_no_labels(model, batches):
+    task = Task.from_module(model, batches, lambda outputs, targets: nn.functional.cross_entropy(outputs, targets))
+    assert not hasattr(task, "sampled_loss")
