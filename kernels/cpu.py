@@ -77,9 +77,9 @@ def fine_histogram(weights: Tensor) -> tuple[Tensor, int]:
 
 
 def fine_rates(counts: Tensor, base: int, atoms: int, steps: Tensor) -> Tensor:
-    """Entropy, mse, zero fraction, symbols: (S, 4) float64 at every step from one fine histogram that has nothing finite above its window.
+    """Entropy, mse, zero fraction, symbols: (S, 4) float64 at every step (S,), from one fine histogram.
 
-    `atoms` as in `reference.key_atoms`.
+    Nothing finite may lie above its window. `atoms` as in `reference.key_atoms`.
     """
     edges = _key_values(np.arange(base, base + WINDOW + 1))
     near, far, inside = edges[:-1], edges[1:], counts[1 : 1 + WINDOW].numpy()
@@ -126,7 +126,7 @@ def quantize_dequantize(weights: Tensor, step: Tensor, write: bool) -> tuple[Ten
 
     corners = [(r, c) for r in range(0, rows.shape[0], height) for c in range(0, rows.shape[1], width)]
     counts, error, nonfinite = np.zeros(LEVELS, np.int64), 0.0, 0
-    for part in _pool(torch.get_num_threads()).map(lambda corner: tile(*corner), corners):
+    for part in pool(torch.get_num_threads()).map(lambda corner: tile(*corner), corners):
         counts, error, nonfinite = counts + part[0], error + part[1], nonfinite + part[2]
     return out.view(weights.shape) if write else out, QuantizedHistogram(torch.from_numpy(counts), error, nonfinite)
 
@@ -162,7 +162,8 @@ def _key_values(keys: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
+def pool(workers: int) -> ThreadPoolExecutor:
+    """The threads of the CPU kernels."""
     return ThreadPoolExecutor(workers, thread_name_prefix="kolmogram")
 
 
@@ -172,4 +173,4 @@ def _in_threads(function: Callable[[int, int], Result], size: int) -> list[Resul
     bounds = [size * i // shares for i in range(shares + 1)]
     if shares == 1:
         return [function(0, size)]
-    return list(_pool(torch.get_num_threads()).map(function, bounds[:-1], bounds[1:]))
+    return list(pool(torch.get_num_threads()).map(function, bounds[:-1], bounds[1:]))

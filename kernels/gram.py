@@ -54,7 +54,7 @@ def _kernel(
 
 
 def gram(matrix: Tensor, splits: int) -> Tensor:
-    """AᵀA: (n, n) float64 of a float32, float16 or bfloat16 matrix (m, n); the rows are summed in up to `splits` parts."""
+    """AᵀA, (n, n) float64, of a float32, float16 or bfloat16 matrix (m, n); rows are summed in up to `splits` parts."""
     m, n = matrix.shape
     splits = max(1, min(splits, m // LEAST_ROWS))
     rows = -(-m // (splits * ROWS)) * ROWS

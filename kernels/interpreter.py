@@ -1,4 +1,4 @@
-"""The kernels in Triton's interpreter (TRITON_INTERPRET=1): the lines of inline PTX in `counters`, which it does not know.
+"""For Triton's interpreter (TRITON_INTERPRET=1): the lines of inline PTX in `counters`, which it does not know.
 
 Shared memory comes poisoned, so that a kernel that forgets to clear its counters shows.
 """
@@ -57,11 +57,11 @@ _INSTRUCTIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _inline_asm(_: Any, asm: str, constraints: str, values: list[Any], *rest: Any) -> _Result:
+def _inline_asm(builder: Any, asm: str, constraints: str, values: list[Any], *rest: Any) -> _Result:
     name = next(name for name in _INSTRUCTIONS if asm.startswith(name))
     return _Result(_INSTRUCTIONS[name](*(np.asarray(value.data) for value in values)))
 
 
 def install() -> None:
     """Teach the interpreter; once is enough."""
-    interpreter.InterpreterBuilder.create_inline_asm = _inline_asm
+    setattr(interpreter.InterpreterBuilder, "create_inline_asm", _inline_asm)  # noqa: B010 (typed as the compiler's)

@@ -84,7 +84,7 @@ def _steps(step_ptr, inverse_ptr, begin, offset, columns, AXIS: tl.constexpr):
 
 @triton.jit
 def _quantize(w, step, inverse):
-    """`reference.quantize`: ŵ, the index of the counter, and (w − ŵ)²; never fused into multiply-adds (see the launch)."""
+    """ŵ, the index of the counter, and (w − ŵ)², as `reference.quantize`; the launch forbids fused multiply-adds."""
     x = w * inverse
     floor = tl.floor(x)
     q = floor + tl.where(x - floor >= 0.5, 1.0, 0.0)

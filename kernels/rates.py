@@ -1,4 +1,4 @@
-"""Triton: from fine histograms to entropy, squared error, zeros and symbols, every tensor and step at once, on the device.
+"""Triton: from fine histograms to entropy, squared error, zeros and symbols, for every tensor and step, on the device.
 
 Each sign is walked from zero outwards, all keys in parallel. Squared error and zeros are sums over keys. Entropy needs
 the count of each cell (the weights of one symbol): the key with which a cell ends takes it from two prefix sums, with a

@@ -1,52 +1,92 @@
-"""Singular values from the Gram matrix of the smaller side, in float64, batched by shape; by SVD if that is too coarse.
+"""Singular values from the Gram matrix of the smaller side, in float64; by SVD if that is too coarse.
 
 With unit roundoff u, an eigenvalue of AᵀA is off by O(u σ₁²), a singular value by O(u σ₁²/2σ): measured below 1e-5
 relative for σ ≥ 1e-6 σ₁, a thousand times closer than a float32 SVD. A matrix with smaller ones is given to the SVD.
+
+On the CPU, matrices are shared out among threads and BLAS keeps to one thread each: its own would mostly wait for each
+other on matrices of this size. On a GPU, matrices of one shape are done together.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from . import cpu, selftest
+
 TAIL = 1e-6
-BATCH_BYTES = 64 << 20  # matrices of one shape taken at a time, as float64
-ROWS = 4096  # rows of a tall matrix converted to float64 at a time
+BATCH_BYTES = 256 << 20  # Gram matrices of one shape taken at a time on a GPU
+ROWS = 1024  # rows of a tall matrix in float64 at a time
 
 
 def singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Of each matrix (m, n): (min(m, n),) float64 on the CPU, descending; all NaN where an entry is not finite."""
+    here = sorted((i for i, m in enumerate(matrices) if m.device.type == "cpu"), key=lambda i: -matrices[i].numel())
+    with _blas().limit(limits=1, user_api="blas"):
+        values = cpu.pool(torch.get_num_threads()).map(_on_cpu, (matrices[i] for i in here))
+        found = dict(zip(here, map(torch.from_numpy, values), strict=True))
     by_shape = defaultdict(list)
-    for index, matrix in enumerate(matrices):
-        by_shape[matrix.shape, matrix.device].append(index)
-    values: dict[int, Tensor] = {}
-    for ((m, n), _), indices in by_shape.items():
-        size = max(1, BATCH_BYTES // max(1, 8 * m * n))
+    for i, matrix in enumerate(matrices):
+        if i not in found:
+            by_shape[matrix.shape].append(i)
+    for shape, indices in by_shape.items():
+        size = max(1, BATCH_BYTES // max(1, 8 * min(shape) ** 2))
         for start in range(0, len(indices), size):
             batch = indices[start : start + size]
-            values.update(zip(batch, _batch([matrices[i] for i in batch]), strict=True))
-    return [values[i] for i in range(len(matrices))]
+            found.update(zip(batch, _on_gpu([matrices[i] for i in batch]), strict=True))
+    return [found[i] for i in range(len(matrices))]
 
 
-def _batch(matrices: list[Tensor]) -> list[Tensor]:
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _tall(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+
+
+def _on_cpu(matrix: Tensor) -> NDArray[np.float64]:
+    if not matrix.numel():
+        return np.zeros(0)
+    tall = _tall(matrix)
+    gram = np.zeros((tall.shape[1], tall.shape[1]))
+    for rows in tall.split(ROWS):
+        a = rows.to(torch.float64).numpy()
+        gram += a.T @ a  # NumPy sees the symmetry and does half the work; torch would not
+    if not np.isfinite(gram).all():
+        return np.full(len(gram), np.nan)
+    values = np.sqrt(np.linalg.eigvalsh(gram)[::-1].clip(min=0))
+    if values[-1] < TAIL * values[0]:
+        return np.linalg.svd(tall.to(torch.float64).numpy(), compute_uv=False)
+    return values
+
+
+def _on_gpu(matrices: list[Tensor]) -> list[Tensor]:
+    """The same, for matrices of one shape."""
     if not matrices[0].numel():
         return [torch.zeros(0, dtype=torch.float64) for _ in matrices]
-    gram = torch.stack([_gram(m if m.shape[0] >= m.shape[1] else m.mT) for m in matrices])
-    finite = gram.isfinite().all(-1).all(-1)
-    eigenvalues = torch.linalg.eigvalsh(torch.where(finite[:, None, None], gram, 0)).flip(-1)
-    values = torch.where(finite[:, None], eigenvalues.clamp(min=0).sqrt(), torch.nan).cpu()
+    grams = torch.stack([_gram(_tall(m)) for m in matrices])
+    finite = grams.isfinite().all(-1).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], grams, 0)).flip(-1).clamp(min=0).sqrt()
+    values = torch.where(finite[:, None], values, torch.nan).cpu()
     tails = (values[:, -1] < TAIL * values[:, 0]).tolist()
     return [
-        torch.linalg.svdvals(m.to("cpu", torch.float64)) if tail else v
+        torch.linalg.svdvals(m.to(torch.float64)).cpu() if tail else v
         for m, v, tail in zip(matrices, values, tails, strict=True)
     ]
 
 
 def _gram(tall: Tensor) -> Tensor:
-    """AᵀA (n, n) float64 of A (m, n), m ≥ n, a few rows in float64 at a time."""
-    gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
-    for rows in tall.split(ROWS):
-        rows = rows.to(torch.float64)
-        gram.addmm_(rows.mT, rows)
-    return gram
+    """AᵀA (n, n) float64 of A (m, n), m ≥ n, on its GPU."""
+    if torch.version.cuda and tall.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        from .gram import gram
+
+        return gram(tall, selftest.programs(tall.device))
+    wide = tall.to(torch.float64)
+    return wide.mT @ wide

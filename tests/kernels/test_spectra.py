@@ -14,9 +14,10 @@ def with_spectrum(m: int, n: int, values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(64, 64), (200, 64), (64, 200)])
 @pytest.mark.parametrize("decades", [0, 4, 6, 9])
-def test_relative_precision(shape, decades):
+@pytest.mark.parametrize("solve", [spectra.singular_values, spectra._on_gpu], ids=["threads", "batched"])
+def test_relative_precision(shape, decades, solve):
     values = torch.logspace(0, -decades, 64, dtype=torch.float64)
-    found = spectra.singular_values([with_spectrum(*shape, values)])[0]
+    found = solve([with_spectrum(*shape, values)])[0]
     resolved = values > 1e-8
     assert ((found / values - 1).abs()[resolved] < 1e-5).all()
 
@@ -33,11 +34,12 @@ def test_batches_keep_their_order():
         assert values.dtype == torch.float64
 
 
-def test_rank_deficient_and_not_finite():
+@pytest.mark.parametrize("solve", [spectra.singular_values, spectra._on_gpu], ids=["threads", "batched"])
+def test_rank_deficient_and_not_finite(solve):
     low_rank = torch.outer(torch.arange(1.0, 7.0), torch.arange(1.0, 5.0))
     spoiled = low_rank.clone()
     spoiled[0, 0] = torch.nan
-    zero, first, second = spectra.singular_values([torch.zeros(6, 4), low_rank, spoiled])
+    zero, first, second = solve([torch.zeros(6, 4), low_rank, spoiled])
     assert torch.equal(zero, torch.zeros(4, dtype=torch.float64))
     assert first[1] < 1e-12 * first[0]
     assert second.isnan().all()
