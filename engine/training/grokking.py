@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ def train(
     row when it has been measured. Raises KolmogramError if `out` holds a run with other settings.
     """
     schedule = schedule or CheckpointSchedule()
+    _check_device(device)
     task = ModularTask(operation, modulus=modulus, architecture=architecture, seed=seed, device=device)
     regularisation = recipe_for(recipe, operation) if isinstance(recipe, str) else recipe
     name = recipe if isinstance(recipe, str) else "custom"
@@ -102,6 +104,7 @@ class _Run:
         self._folder = folder
         self._task = task
         self._recipe = recipe
+        self._device = device
         self._order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator(device).manual_seed(seed)
         self._noise = WeightNoise(recipe.noise, self._random)
@@ -154,14 +157,19 @@ class _Run:
         """Take up the run in the folder if there is one, else begin it there."""
         path, resume = self._folder / "config.json", self._folder / "resume.pt"
         if path.is_file():
-            found = json.loads(path.read_text())
+            found = _read_config(path)
             if other := [key for key in config | found if found.get(key) != config.get(key)]:
                 was = ", ".join(f"{key} {found.get(key)!r}" for key in other)
                 raise KolmogramError(f"{path}: another run is here ({was}); give another folder or the same settings")
         else:
             write_text(path, json.dumps(config, indent=2) + "\n")
         if resume.is_file():
-            self._load_state(torch.load(resume, map_location="cpu", weights_only=True))
+            try:
+                self._load_state(torch.load(resume, map_location=self._device, weights_only=True))
+            except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+                raise KolmogramError(
+                    f"{resume}: cannot go on from it ({_first_line(error)}); delete the folder"
+                ) from error
 
     def save_state(self) -> None:
         """Write metrics.csv, and resume.pt with everything that the next step depends on."""
@@ -189,8 +197,29 @@ class _Run:
                 weight.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._penalty.load_state_dict(state["penalty"])
-        self._order.set_state(state["order"])
-        self._random.set_state(state["noise"])
+        self._order.set_state(state["order"].cpu())
+        self._random.set_state(state["noise"].cpu())
         self._step, self.epoch = state["step"], state["epoch"]
         self.rows = [Metrics(**row) for row in state["rows"]]
         self._seconds = self.rows[-1].seconds
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise KolmogramError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise KolmogramError(f"{path}: not JSON ({error}); give another folder") from error
+    if not isinstance(found, dict):
+        raise KolmogramError(f"{path}: not the config of a run; give another folder")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

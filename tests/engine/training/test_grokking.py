@@ -185,3 +185,23 @@ def test_every_part_of_a_recipe_changes_the_weights(part, tmp_path):
         train("addition", tmp_path / name, epochs=1, recipe=recipe, **SMALL)
         weights[name] = checkpoints(tmp_path / name)["step-00000002.safetensors"]["layers.0.mlp.up.weight"]
     assert not torch.equal(weights["none"], weights[part])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("resume.pt", "not a pickle", r"resume.pt: cannot go on from it \(.+\); delete the folder"),
+        ("config.json", "{", r"config.json: not JSON"),
+        ("config.json", "[]", r"config.json: not the config of a run"),
+    ],
+)
+def test_a_folder_that_is_no_run_says_so_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(KolmogramError, match=message) as error:
+        train("addition", tmp_path, epochs=1, **SMALL)
+    assert "\n" not in str(error.value)
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    with pytest.raises(KolmogramError, match="device 'abacus' cannot be used here"):
+        train("addition", tmp_path, epochs=1, device="abacus", **SMALL)
