@@ -8,6 +8,7 @@ which asks nothing of the loss.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,13 +46,22 @@ class Moments(NamedTuple):
         return Moments(*(_sum([(1 - share) * mine, share * theirs]) for mine, theirs in zip(self, other, strict=True)))
 
 
-def moments(task: Task, params: Mapping[str, Tensor], draws: int, generator: torch.Generator) -> dict[str, Moments]:
-    """Fisher moments at `params` of every tensor that the loss sees, averaged over `draws` backward passes."""
+def moments(
+    task: Task,
+    params: Mapping[str, Tensor],
+    draws: int,
+    generator: torch.Generator,
+    fixed: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Moments]:
+    """Fisher moments at `params` of every tensor that the loss sees, averaged over `draws` backward passes.
+
+    `fixed` tensors are needed by the loss and have no curvature of their own.
+    """
     total: dict[str, Moments] = {}
     for draw in range(draws):
         point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         with _Uses(point) as uses:
-            objective = _signed_loss(task, point, generator)
+            objective = _signed_loss(task, {**fixed, **point}, generator)
         gradients = torch.autograd.grad(objective, list(point.values()), allow_unused=True)
         for name, gradient in zip(point, gradients, strict=True):
             if gradient is None:

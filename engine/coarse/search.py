@@ -95,11 +95,11 @@ class Search:
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.weights = {name: value.detach().cpu() for name, value in self.params.items() if _is_coarse(value)}
-        self.exact = {name: value.detach().cpu() for name, value in self.params.items() if name not in self.weights}
-        signatures = [Signature(name, tuple(value.shape), value.dtype) for name, value in self.weights.items()]
-        # Matrices first: their order is the order in which bases can be inherited.
-        self.signatures = sorted(signatures, key=lambda s: (matrix_shape(s.shape)[1] == 1, _natural(s.name)))
+        # Matrices first: their order is the order in which bases can be inherited. No order but this one counts.
+        named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, _natural(item[0])))
+        self.weights = {name: value.detach().cpu() for name, value in named if _is_coarse(value)}
+        self.exact = {name: value.detach().cpu() for name, value in named if name not in self.weights}
+        self.signatures = [Signature(name, tuple(value.shape), value.dtype) for name, value in self.weights.items()]
         self.matrices: dict[str, FloatArray] = {
             name: value.detach().double().numpy().reshape(matrix_shape(value.shape))
             for name, value in self.weights.items()
@@ -182,7 +182,7 @@ class Search:
 
     def _look(self, point: Mapping[str, Tensor], memory: float, draws: int) -> Assembler:
         """An assembler under the curvature at `point`, mixed with what earlier looks saw."""
-        for name, fresh in moments(self.task, point, draws, self.generator).items():
+        for name, fresh in moments(self.task, point, draws, self.generator, self.exact).items():
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
         curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}

@@ -51,7 +51,7 @@ def fourier_candidate(weights: FloatArray) -> Basis:
     A cyclic axis may be followed by a few special coordinates (the tokens of an operation and of "=").
     """
     n = len(weights)
-    if not _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER:
+    if not _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER or not weights.any():
         return IDENTITY
     floor = 1e-3 * (weights * weights).sum() / n
     best, chosen = np.log((weights * weights).sum(1) + floor).mean() - _FOURIER_GAIN, IDENTITY

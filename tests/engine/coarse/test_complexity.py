@@ -1,0 +1,135 @@
+"""C_ε is the length of a file that decodes to a network within ε, and depends on nothing that it should not."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from kolmogram.engine.coarse import complexity, complexity_curve
+from kolmogram.engine.codec.container import decode
+from kolmogram.engine.errors import CodecError, KolmogramError
+from kolmogram.engine.tasks import Task
+
+
+@pytest.fixture(scope="module")
+def result(task, params):
+    return complexity(params, task, 0.25)
+
+
+def test_the_file_is_as_long_as_it_says_and_decodes_within_epsilon(task, params, result, tmp_path):
+    assert result.status == "ok"
+    result.save(tmp_path / "network.kolmo")
+    data = Path(tmp_path / "network.kolmo").read_bytes()
+    assert len(data) == result.bytes
+    decoded = decode(data)
+    assert decoded.keys() == params.keys()
+    loss = float(task.loss(decoded))
+    assert loss == pytest.approx(result.loss, abs=1e-6)
+    assert loss <= float(task.loss(params)) + 0.25
+    assert any(not torch.equal(decoded[name], params[name]) for name in params), "something was coarse-grained"
+
+
+def test_it_is_much_smaller_than_the_weights(params, result):
+    assert result.bytes < 4 * sum(value.numel() for value in params.values()) / 8
+
+
+def test_bytes_of_tensors_make_up_the_file(params, result):
+    assert result.per_tensor.keys() == params.keys()
+    total = sum(cost.bytes for cost in result.per_tensor.values())
+    assert total <= result.bytes <= total + 120
+
+
+def test_the_same_seed_gives_the_same_file(task, params, result):
+    assert complexity(params, task, 0.25).encoded == result.encoded
+
+
+def test_several_epsilons_come_in_order_and_fall(task, params):
+    curve = complexity_curve(params, task, (1.0, 0.05, 0.25))
+    assert [r.epsilon for r in curve.results] == [1.0, 0.05, 0.25]
+    large, small, middle = curve.results
+    assert large.bytes <= middle.bytes <= small.bytes
+    assert large.bytes < small.bytes
+    for r in curve.results:
+        assert r.loss <= curve.original_loss + r.epsilon
+
+
+def test_dead_weights_cost_nothing(task, params, result):
+    class Indifferent(Task):
+        def loss(self, p):
+            return task.loss({name: value for name, value in p.items() if name != "unused.weight"})
+
+    padded = {**params, "unused.weight": torch.randn(256, 256)}
+    dead = complexity(padded, Indifferent(), 0.25).per_tensor["unused.weight"]
+    assert dead.transform == "zero"
+    assert dead.bytes < 1
+
+
+def test_a_black_box_is_enough(task, params, result):
+    """A plain function, whose tensors meet their inputs where nobody sees it."""
+
+    def loss(p):
+        return task.loss({name: value * 1.0 for name, value in p.items()})
+
+    blind = complexity(params, loss, 0.25)
+    assert blind.status == "ok"
+    assert blind.bytes < 2 * result.bytes
+
+
+def test_order_of_tensors_does_not_matter(task, params, result):
+    assert complexity(dict(reversed(params.items())), task, 0.25).bytes == result.bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_come_back_as_they_were(task, params, dtype):
+    def loss(p):
+        return task.loss({name: value.float() for name, value in p.items()})
+
+    found = complexity({name: value.to(dtype) for name, value in params.items()}, loss, 0.25)
+    assert found.status == "ok"
+    assert {value.dtype for value in found.decode().values()} == {dtype}
+
+
+def test_integers_flags_and_infinities_are_kept_to_the_byte(task, params):
+    extra = {
+        "steps": torch.tensor(7),
+        "mask": torch.tensor([True, False]),
+        "limit": torch.tensor([1.5, -math.inf]),
+        "nothing": torch.zeros(0, 3),
+    }
+
+    class Part(Task):
+        def loss(self, p):
+            assert p["steps"] == 7
+            return task.loss({name: value for name, value in p.items() if name in params})
+
+    decoded = complexity({**params, **extra}, Part(), 0.5).decode()
+    for name, value in extra.items():
+        assert torch.equal(decoded[name], value)
+        assert decoded[name].dtype == value.dtype
+
+
+def test_where_nothing_coarser_is_feasible_the_bytes_are_kept(params):
+    """A loss that minds every bit of its one tensor."""
+    exact = params["up.weight"].clone()
+    found = complexity({"w": exact}, lambda p: (p["w"] != exact).float().mean() * 100 + 0 * p["w"].sum(), 1e-6)
+    assert found.status == "ok"
+    assert torch.equal(found.decode()["w"], exact)
+
+
+def test_nonsense_is_refused_in_one_line(task, params):
+    with pytest.raises(KolmogramError, match="positive"):
+        complexity(params, task, 0.0)
+    with pytest.raises(KolmogramError, match="unknown method"):
+        complexity_curve(params, task, [1.0], method="guess")
+    with pytest.raises(KolmogramError, match="not a finite number"):
+        complexity({**params, "up.bias": torch.full((48,), math.nan)}, task)
+
+
+def test_the_authors_method_is_reproducible_and_larger(task, params):
+    first, second = (complexity(params, task, 0.25, method="paper") for _ in range(2))
+    assert first.bytes == second.bytes
+    assert first.evaluations >= 62
+    assert first.loss <= first.original_loss + 0.25
+    assert complexity(params, task, 0.25).bytes < 0.8 * first.bytes
+    with pytest.raises(CodecError):
+        first.decode()

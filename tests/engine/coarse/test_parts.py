@@ -1,0 +1,144 @@
+"""The parts of the search, each against what it is defined to do."""
+
+import numpy as np
+import pytest
+import torch
+from kolmogram.engine.coarse.curvature import curvature, moments
+from kolmogram.engine.coarse.lowrank import decompose, factorise
+from kolmogram.engine.coarse.rate import matrix_bits
+from kolmogram.engine.coarse.rotation import rotate
+from kolmogram.engine.coarse.rounding import Metric, round_matrix
+from kolmogram.engine.coarse.tensor_coder import TensorCoder
+from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, transform_metric
+from kolmogram.engine.codec.exact import fourier_basis
+from kolmogram.engine.codec.representation import IDENTITY, BasisKind, Kind
+
+RNG = np.random.default_rng(0)
+
+
+def covariance(n, rank=None):
+    factor = RNG.normal(size=(n, rank or n)) * np.geomspace(3, 0.1, rank or n)
+    return factor @ factor.T / n
+
+
+def error(weights, symbols, step, a, g):
+    e = weights - symbols * step
+    return np.trace(e.T @ a @ e @ g)
+
+
+def test_rounding_without_slope_or_metric_is_rounding():
+    weights = RNG.normal(size=(9, 14))
+    flat = Metric(np.ones(9), 0.0), Metric(np.ones(14), 0.0)
+    symbols = round_matrix(weights, *flat, np.full(9, 0.1), 0.0)
+    assert np.array_equal(symbols, np.floor(np.abs(weights) / 0.1 + 0.5) * np.sign(weights))
+
+
+def test_error_feedback_lowers_the_error_that_counts():
+    weights, a, g = RNG.normal(size=(30, 40)), covariance(30), covariance(40)
+    fed = round_matrix(weights, Metric(a, 0.01), Metric(g, 0.01), np.full(30, 0.5), 0.0)
+    plain = np.rint(weights / 0.5)
+    assert error(weights, fed, 0.5, a, g) < 0.7 * error(weights, plain, 0.5, a, g)
+
+
+def test_a_slope_trades_error_for_bits():
+    weights = RNG.laplace(size=(40, 40))
+    flat = Metric(np.ones(40), 0.0)
+    sizes = [matrix_bits(round_matrix(weights, flat, flat, np.full(40, 0.5), slope)) for slope in (0.0, 0.03, 0.3)]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_moments_of_a_linear_map_are_those_of_its_inputs_and_gradients(vector):
+    """One linear layer with a squared loss has a Fisher information in closed form."""
+    inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3, 1, 1, 1, 1, 0.1])
+
+    class Linear:
+        def sampled_loss(self, params, generator):
+            outputs = torch.nn.functional.linear(inputs, params["w"])
+            targets = outputs.detach() + torch.randn(outputs.shape, generator=generator)
+            return 0.5 * ((outputs - targets) ** 2).sum(1)
+
+    shape = (1, 6) if vector else (4, 6)
+    params = {"w": torch.zeros(shape), "unused": torch.zeros(3, 3)}
+    found = moments(Linear(), params, 8, torch.Generator().manual_seed(1))
+    assert "unused" not in found
+    seen = curvature(found["w"], shape)
+    expected = (inputs.T @ inputs / 400).double().numpy()
+    np.testing.assert_allclose(seen.columns, expected, atol=0.08 * expected.max())
+    np.testing.assert_allclose(seen.rows, np.eye(shape[0]), atol=0.1)
+
+
+def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
+    class Hidden:
+        def sampled_loss(self, p, generator):
+            return task.sampled_loss({name: value * 1.0 for name, value in p.items()}, generator)
+
+    seen = moments(task, params, 60, torch.Generator().manual_seed(0))
+    blind = moments(Hidden(), params, 60, torch.Generator().manual_seed(0))
+    assert seen.keys() == blind.keys()
+    for name in ("up.weight", "down.weight"):
+        a, b = (curvature(m[name], tuple(params[name].shape)) for m in (seen, blind))
+        assert np.trace(a.columns) == pytest.approx(np.trace(b.columns), rel=0.7), "two estimates of one scale"
+        assert np.corrcoef(a.columns.ravel(), b.columns.ravel())[0, 1] > 0.8
+
+
+def test_fourier_is_offered_where_the_axis_is_cyclic():
+    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 20))
+    padded = np.concatenate([waves, RNG.normal(size=(2, 20)) * 0.01])
+    basis = fourier_candidate(padded)
+    assert (basis.kind, basis.parameter) == (BasisKind.FOURIER, 61)
+    assert fourier_candidate(RNG.normal(size=(63, 20))) == IDENTITY
+    assert fourier_candidate(np.zeros((63, 20))) == IDENTITY
+
+
+def test_a_basis_is_inherited_where_two_tensors_share_directions():
+    shared = np.linalg.qr(RNG.normal(size=(40, 40)))[0][:5]
+    first = RNG.normal(size=(30, 5)) @ shared
+    second = RNG.normal(size=(25, 5)) @ shared
+    flat = Metric(np.ones(30), 0.3), Metric(np.ones(40), 0.3)
+    coder = TensorCoder(first, curvature(None, (30, 40))._replace(rows=np.ones(30), columns=np.ones(40)))
+    source = coder.best(0.05, (IDENTITY, IDENTITY), coder.plain).decoded
+    basis = choose_basis(second.T, flat[1], 1e-3, IDENTITY, [source])
+    assert (basis.kind, basis.parameter, basis.axis) == (BasisKind.INHERITED, 0, 1)
+    other = RNG.normal(size=(25, 40))
+    assert choose_basis(other.T, flat[1], 1e-3, IDENTITY, [source]) == IDENTITY
+
+
+def test_transformed_metrics_measure_the_same_error():
+    a, basis = covariance(20), fourier_basis(20)
+    e = RNG.normal(size=20)
+    assert e @ a @ e == pytest.approx((basis @ e) @ transform_metric(a, basis) @ (basis @ e))
+    d = np.abs(RNG.normal(size=20))
+    assert e @ (d * e) == pytest.approx((basis @ e) @ transform_metric(d, basis) @ (basis @ e))
+
+
+def test_rotation_keeps_the_product_and_finds_sparse_sides():
+    sparse = RNG.normal(size=(6, 80)) * (RNG.random((6, 80)) < 0.15) * 20
+    turn = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
+    left, right = turn @ np.eye(6, 30), turn @ sparse
+    product = left.T @ right
+    rotate(left, right)
+    np.testing.assert_allclose(left.T @ right, product, atol=1e-9)
+    assert (np.abs(right) > 0.5).mean() < 0.25
+
+
+def test_factors_recover_a_low_rank_matrix():
+    weights = RNG.normal(size=(50, 4)) @ RNG.normal(size=(4, 60))
+    metrics = Metric(np.ones(50), 0.1), Metric(np.ones(60), 0.1)
+    svd = decompose(weights, *metrics)
+    start = np.ascontiguousarray(svd.left[:, :4].T), svd.singular[:4, None] * svd.right[:4]
+    factors = factorise(weights, metrics, metrics, start, 0.05, 1e-6)
+    assert factors is not None
+    assert factors.left.shape == (4, 50)
+    coder = TensorCoder(weights, curvature(None, (50, 60))._replace(rows=np.ones(50), columns=np.ones(60)))
+    best = coder.best(0.05, (IDENTITY, IDENTITY), coder.plain)
+    assert best.code.kind == Kind.FACTORS
+    assert best.distortion < 0.01 * (weights**2).sum()
+    direct = RNG.normal(size=(50, 60))
+    full = TensorCoder(direct, coder.curvature)
+    assert full.best(0.05, (IDENTITY, IDENTITY), full.plain).code.kind == Kind.DIRECT
+
+
+def test_what_the_loss_does_not_see_becomes_zero():
+    coder = TensorCoder(RNG.normal(size=(5, 6)), curvature(None, (5, 6)))
+    assert coder.best(0.01, (IDENTITY, IDENTITY), coder.plain).code.kind == Kind.ZERO
