@@ -6,6 +6,8 @@ Jobs are independent and their results do not depend on how many workers there a
 import multiprocessing
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -75,10 +77,20 @@ _job_function: Callable[[Any], Any] | None = None
 def _start_worker(setup: Callable[[], Callable[[Any], Any]], threads: int) -> None:
     """Runs once in each worker process: shares the cores out, then prepares the job function."""
     global _job_function
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback each
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
     _job_function = setup()
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for the next job for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Any) -> Any:

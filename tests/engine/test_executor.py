@@ -1,4 +1,8 @@
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
@@ -50,6 +54,44 @@ def test_jobs_are_done_as_they_are_asked_for():
 def test_setup_that_cannot_travel_is_refused_with_a_remedy():
     with pytest.raises(KolmogramError, match="use one worker"):
         list(run_local(lambda: print, [1, 2], workers=2))
+
+
+ORPHANS = """
+import os, sys, time
+from kolmogram.engine.executor import run_local
+
+def setup():
+    def work(n):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    return work
+
+if __name__ == "__main__":
+    list(run_local(setup, range(2), workers=2))
+"""
+
+
+def is_alive(pid):
+    try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_of_a_killed_process_end(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHANS)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    assert all(map(is_alive, workers))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
 
 
 def test_worker_that_dies_is_told():
