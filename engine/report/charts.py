@@ -18,7 +18,7 @@ def overview(views: Sequence[View]) -> Chart:
     """The picture of the run(s): accuracy or loss above, complexity below, on one step axis."""
     titles = panel_titles(views)
     traces: list[dict[str, Any]] = []
-    layout = _layout(height=190 + 210 * len(titles), right=130)
+    layout = _layout(height=200 + 210 * len(titles), right=130, top=44)
     spans = _spans(len(titles), first_share=0.8 if len(titles) > 1 else 1.0)
     for row, title in enumerate(titles):
         number = "" if row == 0 else str(row + 1)
@@ -45,11 +45,12 @@ def tensor_bytes(view: View) -> Chart | None:
         return None
     ordered = _largest_first(by_tensor)
     shown, rest = ordered[: len(TENSORS)], ordered[len(TENSORS) :]
-    bands = [(name, by_tensor[name], TENSORS[i]) for i, name in enumerate(shown)]
+    details = view.tensor_details(column) if column else {}
+    bands = [(name, by_tensor[name], details[name], TENSORS[i]) for i, name in enumerate(shown)]
     if rest:
         others = [sum(by_tensor[name][i] for name in rest) for i in range(len(view.x))]
-        bands.append((f"{len(rest)} others", others, OTHERS))
-    measured = [i for i in range(len(view.x)) if not all(math.isnan(values[i]) for _, values, _ in bands)]
+        bands.append((f"{len(rest)} others", others, [""] * len(others), OTHERS))
+    measured = [i for i in range(len(view.x)) if not all(math.isnan(values[i]) for _, values, _, _ in bands)]
     traces = [_area(view, *band, measured) for band in bands]
     axes = {"xaxis": _step_axis([view]), "yaxis": _axis() | _BYTE_TICKS | {"rangemode": "tozero"}}
     layout = _layout(height=400) | axes | {"showlegend": True, "legend": _LEGEND, "hovermode": "x unified"}
@@ -230,12 +231,14 @@ def _curve(view: View, name: str, values: Sequence[float], colour: str, form: st
     }
 
 
-def _area(view: View, name: str, values: Sequence[float], colour: str, measured: Sequence[int]) -> dict[str, Any]:
+def _area(
+    view: View, name: str, values: Sequence[float], details: Sequence[str], colour: str, measured: Sequence[int]
+) -> dict[str, Any]:
     """A band of the stack over the checkpoints that were measured: a gap would be drawn as nothing at all."""
-    trace = _curve(view, name, values, colour, "%{y:,.0f} bytes")
+    trace = _curve(view, name, values, colour, "") | {"text": details}
     trace |= {key: [trace[key][i] for i in measured] for key in ("x", "y", "text")}
     trace |= {"stackgroup": "bytes", "mode": "lines", "fillcolor": lighten(colour, 0.25)}
-    return trace | {"line": {"color": "#ffffff", "width": 0.8}, "hovertemplate": "%{y:,.0f} bytes"}
+    return trace | {"line": {"color": "#ffffff", "width": 0.8}, "hovertemplate": "%{y:,.0f} bytes %{text}"}
 
 
 def _hover_steps(view: View) -> list[str]:

@@ -6,6 +6,7 @@ The page and the paper figure draw the same panels.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,32 @@ class View:
 
     def tensor_values(self, measure: str) -> dict[str, list[float]]:
         """Tensor → values of one measure along the run; NaN where a checkpoint has none."""
+        return self._by_tensor(measure, "value", math.nan)
+
+    def tensor_details(self, measure: str) -> dict[str, list[str]]:
+        """Tensor → the word beside each value, e.g. the transform that its bytes were coded with."""
+        return self._by_tensor(measure, "detail", "")
+
+    def _by_tensor(self, measure: str, column: str, missing: Any) -> dict[str, list[Any]]:
         table = self.trajectory.tensors
-        index = {checkpoint: i for i, checkpoint in enumerate(self.trajectory["checkpoint"])}
-        found: dict[str, list[float]] = {}
-        columns = (table["checkpoint"], table["tensor"], table["measure"], table["value"])
-        for checkpoint, tensor, name, value in zip(*columns, strict=True):
-            if name == measure and tensor:
-                found.setdefault(tensor, [math.nan] * len(index))[index[checkpoint]] = value
+        found: dict[str, list[Any]] = {}
+        for row in self._rows_of_measure.get(measure, ()):
+            if tensor := table["tensor"][row]:
+                values = found.setdefault(tensor, [missing] * len(self.trajectory))
+                values[self._places[table["checkpoint"][row]]] = table[column][row]
         return found
+
+    @cached_property
+    def _rows_of_measure(self) -> dict[str, list[int]]:
+        """Measure → rows of the tensor table, which is long: it is searched once."""
+        rows: dict[str, list[int]] = {}
+        for row, measure in enumerate(self.trajectory.tensors["measure"]):
+            rows.setdefault(measure, []).append(row)
+        return rows
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {checkpoint: i for i, checkpoint in enumerate(self.trajectory["checkpoint"])}
 
     def _accuracy(self) -> Panel | None:
         lines = self._lines({"train_accuracy": ("train", "train"), "test_accuracy": ("test", "test")})

@@ -86,3 +86,16 @@ def test_another_epsilon_only_adds_the_missing_work(learned, tmp_path, monkeypat
     assert both["complexity_bytes@0.2"] == first["complexity_bytes@0.2"]
     analyze(tmp_path, task, ["complexity"], (0.2, 0.1), tmp_path / "out")
     assert asked == [[0.1]]
+
+
+@pytest.mark.slow
+def test_the_authors_method_has_its_own_columns(learned, tmp_path):
+    params, task = learned
+    save_file(params, tmp_path / "step-00000003.safetensors", metadata={"step": "3"})
+    ours = analyze(tmp_path, task, ["complexity"], (0.2,), tmp_path / "out")
+    paper = analyze(tmp_path, task, ["complexity"], (0.2,), tmp_path / "out", method="paper")
+    assert {"paper_bytes@0.2", "paper_loss@0.2"} <= set(paper.columns)
+    assert not any(name.startswith("complexity") for name in paper.columns)
+    assert paper["paper_bytes@0.2"][0] > ours["complexity_bytes@0.2"][0]
+    assert paper["paper_loss@0.2"][0] <= paper["loss"][0] + 0.2
+    assert [path.name for path in (tmp_path / "out" / "kolmo").iterdir()] == ["3@0.2.kolmo"]
