@@ -1,0 +1,19 @@
+"""The script for the GPU machine runs to its end here, in its dry form: it cannot rot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/gpu_check.py"
+
+
+def test_dry_run():
+    run = subprocess.run([sys.executable, "-W", "ignore", str(SCRIPT), "--dry"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout)
+    assert found["backend"]["name"] == "triton"
+    assert found["correct"]
+    assert all(found["correct"].values())
+    assert {row["operation"] for row in found["kernels"]} >= {"fine_histogram", "quantize_histogram", "torch.histc"}
+    assert found["grouped"]["tensors"] == 3
