@@ -12,7 +12,8 @@ from ..training.grokking import Metrics
 from ..trajectory import Trajectory
 from .view import View, format_bytes, format_cell
 
-TEXT_COLUMNS = ("checkpoint", "status", "tensor", "dtype", "shape", "what", "state")
+LONG_TEXT = ("checkpoint", "status", "tensor", "state")
+TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -31,11 +32,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", overflow="fold")
+        side = "left" if name in TEXT_COLUMNS else "right"
+        table.add_column(name.replace("_", "\n"), justify=side, no_wrap=name not in LONG_TEXT, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style="red" if cell == "nan" else "") for cell in row))
+        table.add_row(*map(Text, row))  # Text: names may hold what rich takes for markup
     Console().print(table)
 
 
@@ -56,7 +58,7 @@ def print_problems(trajectory: Trajectory) -> int:
 
 def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor]) -> None:
     """A checkpoint tensor by tensor, then what was left out and why."""
-    measured = ("effective_rank", "stable_rank", "spectral_norm", "entropy_bits@0.25", "abs_max", "nonfinite")
+    measured = ("effective_rank", "stable_rank", "entropy_bits@0.25", "nonfinite")
     rows = []
     for tensor in tensors:
         info = tensor.info
