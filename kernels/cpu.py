@@ -114,21 +114,22 @@ def quantize_dequantize(weights: Tensor, step: Tensor, write: bool) -> tuple[Ten
     out = torch.empty_like(rows) if write else rows.new_empty(0, 0)
     height, width = max(1, CHUNK // max(1, rows.shape[1])), CHUNK
 
-    def tile(row: int, column: int) -> tuple[NDArray[np.int64], float, int]:
-        area = slice(row, row + height), slice(column, column + width)
+    def tile(corner: tuple[int, int]) -> tuple[NDArray[np.int64], float]:
+        area = tuple(slice(begin, begin + length) for begin, length in zip(corner, (height, width), strict=True))
         values = rows[area].to(torch.float32).numpy()
-        result = np.empty_like(values) if write else np.empty((0, 0), np.float32)
-        counts = np.zeros(LEVELS, np.int64)
-        error, nonfinite = loops.quantize(values, steps[area].numpy(), inverses[area].numpy(), result, counts)
+        held = np.empty_like(values) if write else np.empty((0, 0), np.float32)
+        counts = np.zeros((4, LEVELS + 1), np.int64)  # one more for what is not finite
+        error = loops.quantize(values, steps[area].numpy(), inverses[area].numpy(), held, counts)
         if write:
-            out[area] = torch.from_numpy(result)
-        return counts, error, nonfinite
+            out[area] = torch.from_numpy(held)
+        return counts.sum(0), error
 
     corners = [(r, c) for r in range(0, rows.shape[0], height) for c in range(0, rows.shape[1], width)]
-    counts, error, nonfinite = np.zeros(LEVELS, np.int64), 0.0, 0
-    for part in pool(torch.get_num_threads()).map(lambda corner: tile(*corner), corners):
-        counts, error, nonfinite = counts + part[0], error + part[1], nonfinite + part[2]
-    return out.view(weights.shape) if write else out, QuantizedHistogram(torch.from_numpy(counts), error, nonfinite)
+    counts, error = np.zeros(LEVELS + 1, np.int64), 0.0
+    for part in pool(torch.get_num_threads()).map(tile, corners):
+        counts, error = counts + part[0], error + part[1]
+    histogram = QuantizedHistogram(torch.from_numpy(counts[:LEVELS]), error, int(counts[LEVELS]))
+    return out.view(weights.shape) if write else out, histogram
 
 
 def _flat(weights: Tensor) -> Tensor:
