@@ -51,6 +51,8 @@ class Analyzer:
 class TensorAnalyzer(Analyzer):
     """A measure of single tensors, and of the network through them. Needs no task."""
 
+    needs_singular_values: ClassVar[bool] = False  # they cost more than all else: computed only if somebody asks
+
     def tensor(self, statistics: TensorStatistics) -> dict[str, float]:
         """The values of one tensor."""
         raise NotImplementedError

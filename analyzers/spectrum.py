@@ -71,6 +71,7 @@ def as_matrix(weights: Any) -> Any:
 class SpectrumAnalyzer(TensorAnalyzer):
     """Spectral entropy, effective and stable rank, norms, and σ at ranks 1, 2, 4, 8, …"""
 
+    needs_singular_values = True
     units: ClassVar = {
         "spectral_entropy": "nats",
         "effective_rank": "directions",

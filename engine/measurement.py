@@ -116,8 +116,8 @@ def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tu
     start = time.perf_counter()
     analyzers = {key: cast("TensorAnalyzer", ANALYZERS[key.measure]) for key in work}
     measured: dict[Key, list[TensorValues]] = {key: [] for key in work}
-    on_device = ((name, tensor.to(device)) for name, tensor in tensors)
-    for statistics in tensor_statistics(on_device, spectra=any(key.measure == "spectrum" for key in work)):
+    spectra = any(analyzer.needs_singular_values for analyzer in analyzers.values())
+    for statistics in tensor_statistics(tensors, device=device, spectra=spectra):
         for key, analyzer in analyzers.items():
             if key not in outcome.failures:
                 with outcome.recording([key]):

@@ -1,6 +1,5 @@
 """Where numbers come from: versions, device, backend, rounding rule, settings, and what identifies a task."""
 
-import hashlib
 import json
 import os
 import platform
@@ -8,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,24 +55,24 @@ def describe(run: Path, settings: "Settings", backend: "Backend") -> dict[str, A
 
 
 def canonical(settings: Mapping[str, Any]) -> str:
-    """Settings as text that is equal when they are equal."""
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    """Settings as text that is equal when they are equal; what JSON cannot say counts by its type."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), default=lambda value: type(value).__qualname__)
 
 
 def task_identity(task: Any, spec: str | None) -> str | None:
     """What must be equal for two calls to have used the same task; None without one.
 
-    The specification with the text of the files it names, the class, the number of examples and, if the task has one,
-    its attribute `identity`: give it one where the data can change and nothing else does.
+    The specification with the content of the files it names, the class, the number of examples and, if the task has
+    one, its attribute `config` (for values of JSON): give it one where the data can change and nothing else does.
     """
     if task is None:
         return None
-    kind = type(task)
-    files = [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for part in (spec or "").split(":")
-        if (path := Path(part)).is_file()
-    ]
-    about = [spec, files, kind.__module__, kind.__qualname__, getattr(task, "num_examples", None)]
-    text = canonical({"task": about, "identity": getattr(task, "identity", None)})
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    paths = filter(Path.is_file, map(Path, (spec or "").split(":")))
+    about = {
+        "spec": spec,
+        "files": [sha256(path.read_bytes()).hexdigest() for path in paths],
+        "class": f"{type(task).__module__}.{type(task).__qualname__}",
+        "examples": getattr(task, "num_examples", None),
+        "config": getattr(task, "config", None),
+    }
+    return sha256(canonical(about).encode()).hexdigest()[:16]

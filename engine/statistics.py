@@ -1,6 +1,7 @@
 """From tensors to the small arrays that measures work on: every tensor is read once, and its statistics are shared."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from ..analyzers.spectrum import as_matrix
 from ..kernels import dispatch
 
 GROUP_BYTES = 32 * 2**20
-"""Tensors are handed to the kernels in groups of about this size: small ones share launches, a large one goes alone."""
+"""Tensors go to the kernels in groups of about this size, so that small ones share launches."""
 
 
 def measurable(tensor: Tensor) -> bool:
@@ -18,30 +19,36 @@ def measurable(tensor: Tensor) -> bool:
     return tensor.dtype.is_floating_point
 
 
-def widen(tensor: Tensor) -> Tensor:
-    """8-bit floats as float32, which holds them exactly; the kernels read all wider types themselves."""
-    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
-
-
-def tensor_statistics(items: Iterable[tuple[str, Tensor]], *, spectra: bool = True) -> Iterator[TensorStatistics]:
+def tensor_statistics(
+    items: Iterable[tuple[str, Tensor]], *, device: str = "cpu", spectra: bool = True
+) -> Iterator[TensorStatistics]:
     """Statistics of every measurable tensor, in order; holds one group of tensors at a time.
 
     `spectra=False` leaves out the singular values, by far the most expensive part.
     """
-    for group in _groups((name, widen(tensor)) for name, tensor in items if measurable(tensor)):
+    # map and filter, unlike loops, let go of a tensor before they ask for the next one
+    for group in _groups(map(partial(_prepared, device), filter(lambda item: measurable(item[1]), items))):
         yield from _group_statistics(group, spectra)
-        group.clear()  # before the next group is read
+        group.clear()
+
+
+def _prepared(device: str, item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    """On the device, and 8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
+    name, tensor = item
+    return name, tensor.to(device, torch.float32 if tensor.dtype.itemsize == 1 else tensor.dtype)
 
 
 def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Groups of at least GROUP_BYTES, without reading ahead: while a group is worked on, nothing else is in memory."""
     group: list[tuple[str, Tensor]] = []
     size = 0
-    for name, tensor in items:
-        if group and size + tensor.nbytes > GROUP_BYTES:
+    for item in items:
+        group.append(item)
+        size += item[1].nbytes
+        del item
+        if size >= GROUP_BYTES:
             yield group
             group, size = [], 0
-        group.append((name, tensor))
-        size += tensor.nbytes
     if group:
         yield group
 
