@@ -23,20 +23,35 @@ REGISTERS = {"fine_histogram": 64, "quantize": 64, "rates": 224, "gram": 168}
 SHARED_BYTES = {"fine_histogram": 33_792, "quantize": 33_920, "rates": 2_048, "gram": 20_480}
 
 
-def machine_code(target: str) -> dict:
+@pytest.fixture(scope="module")
+def compilations() -> dict[str, subprocess.Popen]:
+    """All targets at once, in processes that do not interpret."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, str(SCRIPT), target], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout)["kernels"]
+    return {
+        target: subprocess.Popen(
+            [sys.executable, str(SCRIPT), target],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for target in ("sm_80", "sm_90", "gfx942")
+    }
+
+
+def machine_code(compilation: subprocess.Popen) -> dict:
+    out, errors = compilation.communicate()
+    assert compilation.returncode == 0, errors[-2000:]
+    return json.loads(out)["kernels"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_nvidia(target):
+def test_nvidia(target, compilations):
     if triton.__version__ not in SHARED_INCREMENT:
         pytest.skip(f"no opcodes are on record for Triton {triton.__version__}: read them and add them here")
     increment, add = SHARED_INCREMENT[triton.__version__], GLOBAL_ADD[triton.__version__, target]
-    for name, code in machine_code(target).items():
+    for name, code in machine_code(compilations[target]).items():
         kind = name.split()[0]
         assert code["spilled"] == 0, name
         assert code["registers"] <= REGISTERS[kind], (name, code["registers"])
@@ -61,7 +76,7 @@ def test_nvidia(target):
 
 
 @pytest.mark.slow
-def test_amd_compiles_the_safe_path():
-    code = machine_code("gfx942")
+def test_amd_compiles_the_safe_path(compilations):
+    code = machine_code(compilations["gfx942"])
     assert {name.split()[0] for name in code} == {"fine_histogram", "quantize", "rates"}
     assert all(kernel["bytes"] > 0 for kernel in code.values())
