@@ -10,9 +10,9 @@ from torch import Tensor
 from ..codec.container import to_tensor
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
-from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
+from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, Kind, basis_matrix
 from .curvature import Curvature
-from .tensor_coder import Candidate, TensorCoder, View
+from .tensor_coder import ALL_KINDS, Candidate, TensorCoder, View
 from .transforms import choose_basis, fourier_candidate
 
 GRID = 64  # noise levels are tried on a grid of 1/64 in their logarithm, so that codes can be reused
@@ -79,7 +79,9 @@ class Assembler:
             candidates[name] = self.coders[name].zero() if name in dropped else self.code(name, levels[name], earlier)
         return Assembly(candidates)
 
-    def code(self, name: str, level: float, earlier: Sequence[Decoded]) -> Candidate:
+    def code(
+        self, name: str, level: float, earlier: Sequence[Decoded], kinds: frozenset[Kind] = ALL_KINDS
+    ) -> Candidate:
         """The best code of one tensor at log noise `level`, after the `earlier` ones of the file."""
         coder = self.coders[name]
         planned = self.bases.get(name, (IDENTITY, IDENTITY))
@@ -92,9 +94,9 @@ class Assembler:
             self._views[key] = coder.view(matrices, sources)
         view = self._views[key]
         rounded = round(level * GRID)
-        if (*key, rounded) not in self._codes:
-            self._codes[*key, rounded] = coder.best(math.exp(rounded / GRID), bases, view)
-        return self._codes[*key, rounded]
+        if (*key, rounded, kinds) not in self._codes:
+            self._codes[*key, rounded, kinds] = coder.best(math.exp(rounded / GRID), bases, view, kinds)
+        return self._codes[*key, rounded, kinds]
 
     @staticmethod
     def is_valid(candidate: Candidate, earlier: Sequence[Decoded]) -> bool:

@@ -24,13 +24,14 @@ from ..errors import KolmogramError
 from ..tasks import Task
 from .assembly import Assembler, fourier_bases
 from .curvature import Moments, curvature, moments
-from .tensor_coder import Candidate
+from .tensor_coder import ALL_KINDS, Candidate
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.2  # share of ε at which the sweeps begin
 RISE_RATIO = 3.0  # by which a sweep may raise the rise
 NEAR = 0.6  # share of ε from which on sweeps keep below it
-FINAL_SWEEPS = 4  # below the bound
+FINAL_SWEEPS = 3  # there
+SETTLED = 0.98  # of the bytes before: a sweep that gains less is one of the last
 FIRST_LEVEL, LEVEL_STRIDE, FINEST_LEVEL = -4.0, 0.75, -25.0  # log noise levels tried at the start
 LARGEST_STRIDE, LARGEST_SHIFT = 0.6, 0.4  # in log noise level: of all tensors together, and of one against the others
 EAGERNESS = 3.0
@@ -126,23 +127,29 @@ class Search:
         found: dict[float, Point] = {}
         if self.weights:
             state = self._start(min(epsilons))
-            for epsilon in sorted(set(epsilons)):
+            self._offer(found, state, epsilons)
+            for epsilon in sorted(set(epsilons) & found.keys()):
                 state = self._approach(state, epsilon, found, epsilons)
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _approach(self, state: State, epsilon: float, found: dict[float, Point], epsilons: Sequence[float]) -> State:
-        """Sweep until the rise is about ε; then, from the smallest feasible state, a few times more below the bound."""
+        """Sweep until the rise is about ε.
+
+        Having passed it, go back to the smallest feasible state and keep below it.
+        """
+        limit, bound, final = self.original_loss + epsilon, math.inf, 0
         for _ in range(LONGEST):
+            if state.loss > limit or bound == limit:
+                state, bound = found[epsilon].state or state, limit
             rise = max(state.loss - self.original_loss, 1e-3 * epsilon)
-            if rise > NEAR * epsilon:
+            final += rise > NEAR * epsilon
+            if final > FINAL_SWEEPS:
                 break
-            state = self._sweep(state, min(epsilon, rise * RISE_RATIO), math.inf)
+            before = len(found[epsilon].encoded.data)
+            state = self._sweep(state, min(epsilon, rise * RISE_RATIO), bound)
             self._offer(found, state, epsilons)
-        for _ in range(FINAL_SWEEPS):
-            best = found[epsilon].state if epsilon in found else None
-            bound = self.original_loss + epsilon
-            state = self._sweep(state, epsilon, math.inf) if best is None else self._sweep(best, epsilon, bound)
-            self._offer(found, state, epsilons)
+            if bound == limit and len(found[epsilon].encoded.data) > SETTLED * before:
+                final += 1
         return state
 
     def _start(self, epsilon: float) -> State:
@@ -248,15 +255,17 @@ class Search:
             cost = candidate.bits / 8 + price * loss if loss <= bound else loss * 1e30
             return Option(cost, loss, candidate, value, level)
 
-        options = [option(assembler.code(name, level + stride, earlier), level + stride)]
+        kinds = ALL_KINDS if bound == math.inf else frozenset({old.code.kind})
+        options = [option(assembler.code(name, level + stride, earlier, kinds), level + stride)]
         if old.bits / 8 < SMALL:
             options.append(option(assembler.coders[name].zero(), level))
         stays = old.bits / 8 + price * state.loss
         if min(o.cost for o in options) > stays:
             if stride > 0:
-                options.append(option(assembler.code(name, level, earlier), level))
+                options.append(option(assembler.code(name, level, earlier, kinds), level))
             if min(o.cost for o in options) > stays and stride != 0:
-                options.append(option(assembler.code(name, level - abs(stride), earlier), level - abs(stride)))
+                finer = level - abs(stride)
+                options.append(option(assembler.code(name, finer, earlier, kinds), finer))
         if assembler.is_valid(old, earlier):
             options.append(Option(stays, state.loss, old, state.params[name], level))
         _, state.loss, state.candidates[name], state.params[name], state.levels[name] = min(

@@ -28,6 +28,9 @@ Sides = tuple[FloatArray, FloatArray]
 Sources = tuple[Decoded | None, Decoded | None]
 
 
+ALL_KINDS = frozenset({Kind.DIRECT, Kind.FACTORS})
+
+
 class Candidate(NamedTuple):
     """One code of a tensor, what it decodes to, its estimated bits and its modelled distortion."""
 
@@ -145,13 +148,15 @@ class TensorCoder:
         fitting = (Metric(metrics[0], FITTING_DAMPING), Metric(metrics[1], FITTING_DAMPING))
         return View(np.ascontiguousarray(weights), matrices, sources, rounding, fitting)
 
-    def best(self, level: float, bases: tuple[Basis, Basis], view: View) -> Candidate:
-        """The cheapest code at noise `level` (the root of distortion per symbol that rounding may cause)."""
+    def best(
+        self, level: float, bases: tuple[Basis, Basis], view: View, kinds: frozenset[Kind] = ALL_KINDS
+    ) -> Candidate:
+        """The cheapest code of these `kinds` at noise `level`, the root of the distortion that a symbol may cause."""
         if self.dead:
             return self.zero()
         slope = BITS_PER_NOISE * level * level
         candidates = [self.zero()]
-        for code, bits in self._codes(level, slope, view, bases):
+        for code, bits in self._codes(level, slope, view, bases, kinds):
             matrix = to_weights(code, self.weights.shape, view.matrices)
             candidates.append(
                 Candidate(Decoded(code, matrix, view.matrices), bits, self.distortion(matrix), view.sources)
@@ -159,10 +164,11 @@ class TensorCoder:
         return min(candidates, key=lambda c: c.distortion + slope * c.bits)
 
     def _codes(
-        self, level: float, slope: float, view: View, bases: tuple[Basis, Basis]
+        self, level: float, slope: float, view: View, bases: tuple[Basis, Basis], kinds: frozenset[Kind]
     ) -> Iterator[tuple[Representation, float]]:
-        yield self._direct(level, slope, view, bases)
-        if self.weights.shape[1] == 1:
+        if Kind.DIRECT in kinds:
+            yield self._direct(level, slope, view, bases)
+        if Kind.FACTORS not in kinds or self.weights.shape[1] == 1:
             return
         starts = (view.sides(level), view.rotated_sides(level))
         for start in starts:

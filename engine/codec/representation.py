@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
@@ -79,7 +80,8 @@ class Representation:
 ZERO = Representation(Kind.ZERO)
 
 
-class Decoded(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Decoded:
     """A tensor that both sides have.
 
     Its code, its matrix ([m, n] float64) and its bases ([m, m] and [n, n], or None).
@@ -88,6 +90,16 @@ class Decoded(NamedTuple):
     representation: Representation
     matrix: FloatArray
     bases: tuple[FloatArray | None, FloatArray | None]
+
+    @cached_property
+    def left_directions(self) -> FloatArray:
+        """An orthonormal basis ([m, m], rows) that begins with the directions used on the left, strongest first."""
+        return _directions(self, 0)
+
+    @cached_property
+    def right_directions(self) -> FloatArray:
+        """The same on the right ([n, n], rows)."""
+        return _directions(self, 1)
 
 
 def basis_matrix(basis: Basis, n: int, earlier: Sequence[Decoded]) -> FloatArray | None:
@@ -98,14 +110,12 @@ def basis_matrix(basis: Basis, n: int, earlier: Sequence[Decoded]) -> FloatArray
         result = np.eye(n)
         result[: basis.parameter, : basis.parameter] = fourier_basis(basis.parameter)
         return result
-    return inherited_basis(earlier[basis.parameter], basis.axis)
+    source = earlier[basis.parameter]
+    return source.right_directions if basis.axis else source.left_directions
 
 
-def inherited_basis(source: Decoded, axis: int) -> FloatArray:
-    """An orthonormal basis ([n, n], rows) that begins with the directions `source` uses along `axis`, strongest first.
-
-    These are the coded vectors on that side: the factors, or the rows (columns) of the symbols.
-    """
+def _directions(source: Decoded, axis: int) -> FloatArray:
+    """The coded vectors on a side (the factors, or the rows or columns of the symbols), strongest first, completed."""
     code = source.representation
     m = source.matrix.shape[0]
     assert code.symbols is not None

@@ -4,6 +4,7 @@ What predicts a magnitude: the column and row it stands in, its coded neighbours
 earlier matrix (`prior`: a hidden unit that one layer does not use is not used by the next).
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ def _expected(mean: float, position: int) -> int:
     return int(ONE * (2 * ratio / (1 + ratio) if position == 0 else ratio))
 
 
+@cache
 def _initial() -> IntArray:
     """Starting probabilities.
 

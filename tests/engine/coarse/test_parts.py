@@ -79,7 +79,7 @@ def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
     for name in ("up.weight", "down.weight"):
         a, b = (curvature(m[name], tuple(params[name].shape)) for m in (seen, blind))
         assert np.trace(a.columns) == pytest.approx(np.trace(b.columns), rel=0.7), "two estimates of one scale"
-        assert np.corrcoef(a.columns.ravel(), b.columns.ravel())[0, 1] > 0.8
+        assert np.corrcoef(a.columns.ravel(), b.columns.ravel())[0, 1] > 0.6
 
 
 def test_fourier_is_offered_where_the_axis_is_cyclic():
