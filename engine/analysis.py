@@ -1,5 +1,6 @@
 """`analyze`: the main job. A run's checkpoints in, its complexity trajectory out."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,8 +76,10 @@ def analyze(
         jobs = [Job(i, todo) for i, c in enumerate(run) if (todo := [key for key in plan[c.name] if key not in store])]
         setup = partial(_start, run, settings, task if workers > 1 else loaded)
         outcomes = _reported(run_local(setup, jobs, workers), len(jobs), len(run) - len(broken), progress)
-        failures = _keep(outcomes, store, out and out / "kolmo", checkpoint_labels(run))
+        failures = _keep(outcomes, store)
         trajectory = make_trajectory(run, plan, store, failures, broken)
+        if out:
+            _write_files(run, plan, store, out / "kolmo")
     trajectory.provenance.update(describe(run.path, settings, backend))
     if out:
         trajectory.save(out)
@@ -119,16 +122,24 @@ def _plan(run: Run, settings: Settings) -> tuple[dict[str, list[Key]], dict[str,
     return plan, broken
 
 
-def _keep(outcomes: Iterable[Outcome], store: Store, folder: Path | None, labels: Mapping[str, str]) -> dict[Key, str]:
-    """Store what is finished, files first, one transaction per checkpoint; failures are returned: next time, again."""
+def _keep(outcomes: Iterable[Outcome], store: Store) -> dict[Key, str]:
+    """Store what is finished, one transaction per checkpoint; failures are returned: next time, again."""
     failures: dict[Key, str] = {}
     for outcome in outcomes:
-        if folder is not None:
-            for epsilon, encoded in outcome.files.items():
-                write_bytes(folder / f"{labels[outcome.checkpoint]}@{epsilon}.kolmo", encoded)
         store.put(outcome.results.items())
         failures |= outcome.failures
     return failures
+
+
+def _write_files(run: Run, plan: Mapping[str, Sequence[Key]], store: Store, folder: Path) -> None:
+    """The file behind every coded size in the table, as STEP@ε.kolmo."""
+    labels = checkpoint_labels(run)
+    for name, work in plan.items():
+        for key in work:
+            if (result := store.get(key)) is not None and result.file is not None:
+                path = folder / f"{labels[name]}@{json.loads(key.settings)['epsilon']}.kolmo"
+                if not path.is_file() or path.read_bytes() != result.file:
+                    write_bytes(path, result.file)
 
 
 def _reported(

@@ -59,12 +59,11 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What came out for one checkpoint: finished work, failed work with its reason, and the files behind the bytes."""
+    """What came out for one checkpoint: finished work, and failed work with its reason."""
 
     checkpoint: str
     results: dict[Key, Result] = field(default_factory=dict)
     failures: dict[Key, str] = field(default_factory=dict)
-    files: dict[float, bytes] = field(default_factory=dict)  # ε → the .kolmo file
 
     def finish(self, key: Key, result: Result) -> None:
         """Keep the result of one piece of work."""
@@ -168,9 +167,7 @@ def _measure_complexity(
         columns = analyzer.columns(settings.method, epsilon, found)
         rows = analyzer.tensors(settings.method, epsilon, found) if found.status == "ok" else {}
         values = [TensorValue(tensor, name, size, "ok", transform) for tensor, (name, size, transform) in rows.items()]
-        outcome.finish(key, Result(columns, values, found.status, found.seconds))
-        if found.status == "ok" and found.encoded is not None:
-            outcome.files[epsilon] = found.encoded
+        outcome.finish(key, Result(columns, values, found.status, found.seconds, found.encoded))
 
 
 def one_line(error: BaseException) -> str:

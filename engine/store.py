@@ -18,7 +18,7 @@ _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
     checkpoint TEXT NOT NULL, fingerprint TEXT NOT NULL, measure TEXT NOT NULL, settings TEXT NOT NULL,
-    status TEXT NOT NULL, columns TEXT NOT NULL, tensors TEXT NOT NULL, seconds REAL NOT NULL,
+    status TEXT NOT NULL, columns TEXT NOT NULL, tensors TEXT NOT NULL, seconds REAL NOT NULL, file BLOB,
     PRIMARY KEY (checkpoint, fingerprint, measure, settings)
 ) WITHOUT ROWID
 """
@@ -45,12 +45,15 @@ class TensorValue(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What a piece of work gave: trajectory columns, tensor rows, "ok" or a reason, and the seconds it took."""
+    """What a piece of work gave: trajectory columns, tensor rows, "ok" or a reason, the seconds it took, and the file
+    that the numbers are of, where there is one.
+    """
 
     columns: dict[str, float]
     tensors: list[TensorValue]
     status: str = "ok"
     seconds: float = 0.0
+    file: bytes | None = None
 
 
 class Store:
@@ -90,20 +93,19 @@ class Store:
 
     def get(self, key: Key) -> Result | None:
         """The result of one piece of work, None if it is still to do."""
-        row = self._select("columns, tensors, status, seconds", key)
+        row = self._select("columns, tensors, status, seconds, file", key)
         if row is None:
             return None
-        columns, tensors, status, seconds = row
-        return Result(json.loads(columns), [TensorValue(*value) for value in json.loads(tensors)], status, seconds)
+        columns, tensors, status, seconds, file = row
+        return Result(
+            json.loads(columns), [TensorValue(*value) for value in json.loads(tensors)], status, seconds, file
+        )
 
     def put(self, results: Iterable[tuple[Key, Result]]) -> None:
         """Keep results, all of them or (when the process dies here) none."""
-        rows = [
-            (*key, result.status, json.dumps(result.columns), json.dumps(result.tensors), result.seconds)
-            for key, result in results
-        ]
+        rows = [(*key, r.status, json.dumps(r.columns), json.dumps(r.tensors), r.seconds, r.file) for key, r in results]
         self._database.execute("BEGIN IMMEDIATE")
-        self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._database.execute("COMMIT")
 
     def _select(self, what: str, key: Key) -> tuple | None:

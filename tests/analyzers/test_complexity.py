@@ -69,6 +69,18 @@ def test_every_number_has_a_file_that_decodes_to_the_loss_beside_it(learned, tmp
     assert row["complexity_bytes@0.2"] <= row["complexity_bytes@0.02"]
 
 
+def test_the_file_is_always_the_one_behind_the_number(learned, tmp_path):
+    params, task = learned
+    save_file(params, tmp_path / "step-00000003.safetensors", metadata={"step": "3"})
+    path = tmp_path / "out" / "kolmo" / "3@0.2.kolmo"
+    analyze(tmp_path, task, ["complexity"], (0.2,), tmp_path / "out")
+    first = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(b"of another task")):
+        damage()
+        analyze(tmp_path, task, ["complexity"], (0.2,), tmp_path / "out")
+        assert path.read_bytes() == first
+
+
 def test_another_epsilon_only_adds_the_missing_work(learned, tmp_path, monkeypatch):
     params, task = learned
     save_file(params, tmp_path / "step-00000003.safetensors", metadata={"step": "3"})

@@ -7,7 +7,11 @@ from kolmogram.engine.store import Key, Result, Store, TensorValue
 
 KEY = Key("step-1", "abc", "spectrum", '{"version":1}')
 RESULT = Result(
-    {"effective_rank": 12.345678901234567, "bytes": 7}, [TensorValue("w", "rank", math.nan, "bad", "x")], "ok", 0.5
+    {"effective_rank": 12.345678901234567, "bytes": 7},
+    [TensorValue("w", "rank", math.nan, "bad", "x")],
+    "ok",
+    0.5,
+    b"\x00f",
 )
 
 
