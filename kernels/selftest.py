@@ -76,10 +76,10 @@ def _miscount(device: torch.device, shared: bool) -> str | None:
 
     generator = torch.Generator(device).manual_seed(0)
     weights = torch.randn(SIZE, device=device, generator=generator) * 0.02
-    weights[:4] = torch.tensor([torch.nan, torch.inf, 0.0, -0.0])
+    weights[4:8] = torch.tensor([torch.inf, -torch.inf, 0.0, -0.0])
     try:
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            w = weights.to(dtype)[3:]
+            w = weights.to(dtype)[3:]  # not on an aligned address
             bases = torch.tensor([reference.DEFAULT_BASE], dtype=torch.int32)
             counts = fine_histogram.fine_histogram([w], bases, programs(device), shared)
             if not torch.equal(counts[0], reference.fine_histogram(w)):
