@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..codec.container import Encoded, Entry, encode, exact_code, to_tensor
@@ -126,10 +127,11 @@ class Search:
         """For each ε the smallest file found whose loss rises by at most ε."""
         found: dict[float, Point] = {}
         if self.weights:
-            state = self._start(min(epsilons))
-            self._offer(found, state, epsilons)
-            for epsilon in sorted(set(epsilons) & found.keys()):
-                state = self._approach(state, epsilon, found, epsilons)
+            with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
+                state = self._start(min(epsilons))
+                self._offer(found, state, epsilons)
+                for epsilon in sorted(set(epsilons) & found.keys()):
+                    state = self._approach(state, epsilon, found, epsilons)
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _approach(self, state: State, epsilon: float, found: dict[float, Point], epsilons: Sequence[float]) -> State:
