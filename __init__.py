@@ -20,8 +20,6 @@ _WHERE = {
     "Task": ".engine.tasks",
     "analyze": ".engine.analysis",
     "complexity": ".engine.coarse",
-    "compress": ".engine.coarse",
-    "decompress": ".engine.coarse",
     "quantized_entropy": ".kernels.dispatch",
     "spectrum": ".analyzers.spectrum",
     "SpectralEntropyRegularizer": ".engine.training.regularizer",
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
     from .analyzers.spectrum import spectrum
     from .engine.analysis import analyze
     from .engine.checkpoints import Checkpoint, Run, open_run
-    from .engine.coarse import complexity, compress, decompress
+    from .engine.coarse import complexity
     from .engine.errors import KolmogramError
     from .engine.tasks import Task
     from .engine.training.noise import WeightNoise
