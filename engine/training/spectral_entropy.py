@@ -41,9 +41,11 @@ def spectral_entropies(matrices: Sequence[Tensor], power: int = 1) -> tuple[Tens
     Gradients have the shape and dtype of their matrix; where they overflow the dtype, as at denormal matrices, they are
     cut to its largest number. Raises torch.linalg.LinAlgError if a matrix is not finite.
     """
-    stack = torch.stack([_wide(matrix).double() for matrix in matrices])
-    entropies, gradients = _solve_in_threads(stack, power) if stack.device.type == "cpu" else _solve(stack, power)
-    return entropies, [_narrow(g, like=matrix) for g, matrix in zip(gradients, matrices, strict=True)]
+    wide = [_wide(matrix) for matrix in matrices]
+    solved = _solve_in_threads(wide, power) if wide[0].device.type == "cpu" else [_solve(torch.stack(wide), power)]
+    gradients = [gradient for _, stack in solved for gradient in stack]
+    narrow = [_narrow(gradient, like=matrix) for gradient, matrix in zip(gradients, matrices, strict=True)]
+    return torch.cat([entropies for entropies, _ in solved]), narrow
 
 
 def _wide(matrix: Tensor) -> Tensor:
@@ -57,7 +59,8 @@ def _narrow(gradient: Tensor, like: Tensor) -> Tensor:
 
 
 def _solve(stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """(b, m, n) float64 with m ≤ n -> H (b,), dH/dW (b, m, n)."""
+    """(b, m, n) of any float dtype with m ≤ n -> H (b,), dH/dW (b, m, n), both float64."""
+    stack = stack.double()
     scale = stack.abs().amax((1, 2), keepdim=True)
     scale = torch.where(scale > 0, scale, 1)  # H does not depend on it; squares can neither overflow nor vanish
     w = stack / scale
@@ -72,14 +75,11 @@ def _solve(stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
     return entropy[:, 0], (u * (slope_over_sigma / scale[:, 0])[:, None]) @ u.mT @ w
 
 
-def _solve_in_threads(stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """LAPACK gains little from threads on matrices of this kind, so on a CPU each thread takes a share of the batch."""
-    threads = min(torch.get_num_threads(), len(stack))
-    if threads == 1:
-        return _solve(stack, power)
-    shares = _pool(threads).map(lambda share: _solve(share, power), stack.tensor_split(threads))
-    entropies, gradients = zip(*shares, strict=True)
-    return torch.cat(entropies), torch.cat(gradients)
+def _solve_in_threads(matrices: list[Tensor], power: int) -> list[tuple[Tensor, Tensor]]:
+    """One matrix at a time, so that it stays in the cache, and each on one core: LAPACK's own threads gain less."""
+    threads = min(torch.get_num_threads(), len(matrices))
+    each = map if threads == 1 else _pool(threads).map
+    return list(each(lambda matrix: _solve(matrix[None], power), matrices))
 
 
 @cache

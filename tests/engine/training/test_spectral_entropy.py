@@ -1,6 +1,7 @@
 """Values and gradients against float64 autograd through svdvals, on the matrices that break it or us."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -140,19 +141,31 @@ def test_large_matrices_go_alone():
 
 def test_threads_change_nothing(monkeypatch):
     weights = [torch.randn(20, 30) for _ in range(5)]
-    shares = []
-    monkeypatch.setattr(
-        module, "_solve", lambda stack, power, solve=module._solve: (shares.append(len(stack)), solve(stack, power))[1]
-    )
+    where = []
+
+    def solve(stack, power, solve=module._solve):
+        where.append(threading.current_thread() is threading.main_thread())
+        return solve(stack, power)
+
+    monkeypatch.setattr(module, "_solve", solve)
     results = {}
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        shares.clear()
+        where.clear()
         results[threads] = spectral_entropies(weights)
-        assert sorted(shares) == {1: [5], 2: [2, 3]}[threads]
+        assert where == [threads == 1] * 5
     assert torch.equal(results[1][0], results[2][0])
     for one, two in zip(results[1][1], results[2][1], strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_stack_as_on_a_gpu_equals_its_matrices():
+    stack = torch.stack([torch.randn(5, 7), torch.zeros(5, 7), torch.ones(5, 7), 1e20 * torch.randn(5, 7)])
+    entropies, gradients = module._solve(stack, power=1)
+    for matrix, entropy, gradient in zip(stack, entropies, gradients, strict=True):
+        (single,), (single_gradient,) = spectral_entropies([matrix.double()])
+        assert entropy == pytest.approx(single.item(), rel=1e-12, abs=1e-12)
+        torch.testing.assert_close(gradient, single_gradient)
 
 
 def test_infinite_weights_raise():
