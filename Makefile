@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/kolmogram demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -183,6 +183,45 @@ def figure(folders: tuple[Path, ...], output: Path) -> None:
 
 
 @main.command()
+@click.option(
+    "--size", type=click.IntRange(1), multiple=True, default=(10**5, 10**6, 10**7), help="Numbers of weights."
+)
+@click.option("--run", help="Also say where the time of analysing this run goes.")
+@click.option("-t", "--task", help="Task for that run, as in analyze.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON instead of tables.")
+@click.option("--trace", type=FILE, help="Write a Chrome trace of analysing --run.")
+def profile(
+    size: tuple[int, ...], run: str | None, task: str | None, device: str, as_json: bool, trace: Path | None
+) -> None:
+    """Measure the kernels against this machine's own limits.
+
+    Milliseconds and GB/s of every kernel, beside what torch offers for the same answer, and the share of the read
+    bandwidth that this machine was measured to have.
+    """
+    from .engine import profiling
+    from .engine.report.terminal import print_table
+
+    if trace is not None and run is None:
+        raise click.UsageError("--trace needs --run")
+    report = profiling.profile(size, device, run, task)
+    if trace is not None and run is not None:
+        profiling.trace(trace, run, task, device)
+    if as_json:
+        click.echo(report.to_json())
+        return
+    rows = report.table()
+    print_table(tuple(rows[0]), [tuple(map(_short, row.values())) for row in rows])
+    if report.stages:
+        print_table(("stage", "seconds"), [(stage, f"{seconds:.2f}") for stage, seconds in report.stages.items()])
+    click.echo(f"{report.device}: {report.backend} ({report.backend_reason})", err=True)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+@main.command()
 def doctor() -> None:
     """Say what runs here and why.
 

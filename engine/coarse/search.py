@@ -20,7 +20,7 @@ from torch import Tensor
 from ..codec.container import Encoded, Entry, encode, exact_code, to_tensor
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
-from ..codec.representation import Decoded, Kind, Representation, matrix_shape
+from ..codec.representation import ZERO, Decoded, Kind, Representation, matrix_shape
 from ..errors import KolmogramError
 from ..tasks import Task
 from .assembly import Assembler, fourier_bases
@@ -125,14 +125,22 @@ class Search:
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
-        found: dict[float, Point] = {}
-        if self.weights:
+        found = self._nothing(epsilons)
+        left = [epsilon for epsilon in epsilons if epsilon not in found]
+        if self.weights and left:
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
-                state = self._start(min(epsilons))
-                self._offer(found, state, epsilons)
-                for epsilon in sorted(set(epsilons) & found.keys()):
-                    state = self._approach(state, epsilon, found, epsilons)
+                state = self._start(min(left))
+                self._offer(found, state, left)
+                for epsilon in sorted(set(left) & found.keys()):
+                    state = self._approach(state, epsilon, found, left)
         return [found.get(epsilon) for epsilon in epsilons]
+
+    def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
+        """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""
+        loss = self.loss({name: torch.zeros_like(value) for name, value in self.weights.items()})
+        feasible = [epsilon for epsilon in epsilons if loss <= self.original_loss + epsilon]
+        empty = self._write(dict.fromkeys(self.weights, ZERO), None) if feasible else None
+        return {epsilon: empty for epsilon in feasible if empty is not None}
 
     def _approach(self, state: State, epsilon: float, found: dict[float, Point], epsilons: Sequence[float]) -> State:
         """Sweep until the rise is about ε.

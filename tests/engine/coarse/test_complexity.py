@@ -39,6 +39,14 @@ def test_bytes_of_tensors_make_up_the_file(params, result):
     assert total <= result.bytes <= total + 120
 
 
+def test_a_network_that_knows_nothing_is_nothing(task, params):
+    untrained = {name: value * 0.01 for name, value in params.items()}
+    found = complexity(untrained, task, 1.0)
+    assert found.evaluations <= 3
+    assert not any(value.any() for value in found.decode().values())
+    assert found.bytes < 100
+
+
 def test_the_same_seed_gives_the_same_file(task, params, result):
     assert complexity(params, task, 0.25).encoded == result.encoded
 
