@@ -31,7 +31,7 @@ FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.2  # share of ε at which the sweeps begin
 RISE_RATIO = 3.0  # by which a sweep may raise the rise
 NEAR = 0.6  # share of ε from which on sweeps keep below it
-FINAL_SWEEPS = 3  # there
+FINAL_SWEEPS = 2  # there
 SETTLED = 0.98  # of the bytes before: a sweep that gains less is one of the last
 FIRST_LEVEL, LEVEL_STRIDE, FINEST_LEVEL = -4.0, 0.75, -25.0  # log noise levels tried at the start
 LARGEST_STRIDE, LARGEST_SHIFT = 0.6, 0.4  # in log noise level: of all tensors together, and of one against the others
@@ -188,14 +188,14 @@ class Search:
         """Tensors that can become zero together within `allowance` nats, the most useless first."""
         zeroed = {name: torch.zeros_like(value) for name, value in self.weights.items()}
         rises = {name: self.loss({**self.weights, name: zeroed[name]}) - self.original_loss for name in zeroed}
-        kept, dropped = dict(self.weights), set()
-        for name in sorted(rises, key=lambda name: (rises[name], name)):
-            if rises[name] > allowance:
-                break
-            if self.loss({**kept, name: zeroed[name]}) - self.original_loss <= allowance:
-                kept[name] = zeroed[name]
-                dropped.add(name)
-        return frozenset(dropped)
+        order = [name for name in sorted(rises, key=lambda name: (rises[name], name)) if rises[name] <= allowance]
+        low, high = 0, len(order)  # the longest beginning that can go at once
+        while low < high:
+            middle = (low + high + 1) // 2
+            without = {**self.weights, **{name: zeroed[name] for name in order[:middle]}}
+            feasible = self.loss(without) - self.original_loss <= allowance
+            low, high = (middle, high) if feasible else (low, middle - 1)
+        return frozenset(order[:low])
 
     def _look(self, point: Mapping[str, Tensor], memory: float, draws: int) -> Assembler:
         """An assembler under the curvature at `point`, mixed with what earlier looks saw."""
