@@ -10,54 +10,52 @@ from numba import njit
 
 from ..codec.exact import FloatArray
 
-_ANGLES = 16
+_ANGLES = 8
 _SWEEPS = 4
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _cost(values: FloatArray) -> float:
-    """Σ log(1 + v²), with one logarithm for eight values."""
+def _cost(a: FloatArray, b: FloatArray, c: float, s: float, first: float, second: float) -> float:
+    """Σ log(1 + v²) over the two turned sides, scaled by `first` and `second`; one logarithm for four pairs."""
     total, running = 0.0, 1.0
-    for k in range(values.size):
-        running *= 1.0 + values[k] * values[k]
-        if k % 8 == 7:
+    for k in range(a.size):
+        x = (c * a[k] + s * b[k]) * first
+        y = (c * b[k] - s * a[k]) * second
+        running *= (1.0 + x * x) * (1.0 + y * y)
+        if k % 4 == 3:
             total += np.log(running)
             running = 1.0
     return total + np.log(running)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _turn(a: FloatArray, b: FloatArray, c: float, s: float, first: FloatArray, second: FloatArray) -> None:
+def _turn(a: FloatArray, b: FloatArray, c: float, s: float) -> None:
     for k in range(a.size):
-        first[k] = c * a[k] + s * b[k]
-        second[k] = c * b[k] - s * a[k]
+        x = c * a[k] + s * b[k]
+        b[k] = c * b[k] - s * a[k]
+        a[k] = x
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def rotate(left: FloatArray, right: FloatArray) -> None:
-    """Rotate components in place: `left` [r, m] in units of its rounding step for a right side of norm 1, `right` [r,
-    n] in steps.
+    """Rotate components in place: `right` [r, n] in steps, `left` [r, m] in its steps for a right side of norm 1.
 
     Left entries are weighed by the norm of their right side, as their rounding is.
     """
-    r = right.shape[0]
-    u1, u2 = np.empty(left.shape[1]), np.empty(left.shape[1])
-    v1, v2 = np.empty(right.shape[1]), np.empty(right.shape[1])
     for sweep in range(_SWEEPS):
         changed = False
-        for i in range(r):
+        for i in range(right.shape[0]):
             for j in range(i):
+                ii, jj, ij = (right[i] ** 2).sum(), (right[j] ** 2).sum(), (right[i] * right[j]).sum()
                 best, chosen, still = 1e300, 0.0, 0.0
                 for a in range(_ANGLES):
-                    angle = (
-                        np.pi / 2 * a / _ANGLES if sweep == 0 else np.pi / 2 * (a - _ANGLES // 2) / _ANGLES / 1.5**sweep
-                    )
+                    angle = np.pi / 2 * a / _ANGLES
+                    if sweep > 0:
+                        angle = np.pi / 2 * (a - _ANGLES // 2) / _ANGLES / 2.0**sweep
                     c, s = np.cos(angle), np.sin(angle)
-                    _turn(right[i], right[j], c, s, v1, v2)
-                    _turn(left[i], left[j], c, s, u1, u2)
-                    u1 *= np.sqrt((v1 * v1).sum())
-                    u2 *= np.sqrt((v2 * v2).sum())
-                    cost = _cost(v1) + _cost(v2) + _cost(u1) + _cost(u2)
+                    first = np.sqrt(c * c * ii + s * s * jj + 2 * c * s * ij)
+                    second = np.sqrt(abs(c * c * jj + s * s * ii - 2 * c * s * ij))
+                    cost = _cost(right[i], right[j], c, s, 1.0, 1.0) + _cost(left[i], left[j], c, s, first, second)
                     if angle == 0.0:
                         still = cost
                     if cost < best:
@@ -65,9 +63,7 @@ def rotate(left: FloatArray, right: FloatArray) -> None:
                 if chosen != 0.0 and best < still - 1e-9:
                     changed = True
                     c, s = np.cos(chosen), np.sin(chosen)
-                    _turn(right[i], right[j], c, s, v1, v2)
-                    right[i], right[j] = v1, v2
-                    _turn(left[i], left[j], c, s, u1, u2)
-                    left[i], left[j] = u1, u2
+                    _turn(right[i], right[j], c, s)
+                    _turn(left[i], left[j], c, s)
         if not changed:
             break
