@@ -129,16 +129,14 @@ class _Run:
         self.epoch += 1
 
     def _train_step(self, pairs: Tensor, labels: Tensor) -> None:
-        clean = self._penalise() if self._recipe.spectra_every > 1 else None
         with self._noise(self._weights) if self._recipe.noise else nullcontext():
             loss = F.cross_entropy(self._task.network.logits(self._weights, pairs), labels)
-            (loss + (self._penalise() if clean is None else clean)).backward()
+            if self._recipe.spectral_weight:
+                loss = loss + self._penalty(self._weights)
+            loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._step += 1
-
-    def _penalise(self) -> Tensor | float:
-        return self._penalty(self._weights) if self._recipe.spectral_weight else 0.0
 
     def measure(self) -> None:
         """Add a row for the weights as they are, without noise."""

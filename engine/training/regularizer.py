@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import KolmogramError
-from .spectral_entropy import batches_by_shape, spectral_entropies
+from .spectral_entropy import batches_by_shape, spectra
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
@@ -36,9 +36,10 @@ class SpectralEntropyRegularizer:
     A matrix is any trainable parameter of two or more dimensions; convolutions are read as (out, in·k). `include` and
     `exclude` are globs on parameter names, e.g. exclude="*embedding*". `power=2` takes p = σ²/Σσ².
 
-    `every=k` computes spectra on each k-th call and holds them in between: the cost falls k-fold, the gradient is at
-    most k − 1 steps old and its mean stays. With gradient accumulation over k micro-batches that is exact. What is held
-    is as large as the regularised weights.
+    `every=k` computes singular bases on each k-th call and holds them in between, where value and gradient are those of
+    the current weights in the held bases: two matrix products in place of a decomposition. That is exact while the
+    weights do not change (gradient accumulation), and close for dozens of steps. Held are m² numbers for a matrix whose
+    shorter side is m; under FSDP2 on every rank.
     """
 
     def __init__(
@@ -63,22 +64,25 @@ class SpectralEntropyRegularizer:
         self._power = power
         self._reduction = reduction
         self._calls = 0
-        self._held: _Spectra | None = None
-        self._last: _Spectra | None = None
+        self._held: dict[tuple[str, ...], Tensor] = {}  # bases of each batch of matrices
+        self._last: dict[str, Tensor] = {}  # entropies
 
     @_eager
     def __call__(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
-        """The penalty of a module, or of weights given by name: a scalar to be added to any loss."""
+        """The penalty of a module, or of weights given by name: a scalar to be added to any loss.
+
+        Without gradients (`torch.no_grad()`) it is exact and does not count as a call.
+        """
         weights = self._select(model)
-        if not torch.is_grad_enabled():
-            self._last = self._spectra(weights)
-        else:
-            if self._calls % self.every == 0 or self._held is None or self._held.names != tuple(weights):
-                self._held = self._spectra(weights)
+        if torch.is_grad_enabled():
+            solved = self._solve(weights, {} if self._calls % self.every == 0 else self._held)
+            self._held = solved.bases if self.every > 1 else {}
             self._calls += 1
-            self._last = self._held
+        else:
+            solved = self._solve(weights, {})
+        self._last = dict(zip(weights, solved.entropies, strict=True))
         dtype = torch.promote_types(torch.float32, next(iter(weights.values())).dtype)
-        total = _KnownGradient.apply(self._last.entropies.sum().to(dtype), self._last.gradients, *weights.values())
+        total = _KnownGradient.apply(solved.entropies.sum().to(dtype), solved.gradients, *weights.values())
         return total * (self.weight / (len(weights) if self._reduction == "mean" else 1))
 
     def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
@@ -94,8 +98,8 @@ class SpectralEntropyRegularizer:
 
     @property
     def entropies(self) -> dict[str, float]:
-        """H of every matrix at the last call, in nats; costs nothing, since the spectra are there."""
-        return dict(zip(self._last.names, self._last.entropies.tolist(), strict=True)) if self._last else {}
+        """H of every matrix at the last call, in nats; costs nothing, since it is there."""
+        return {name: entropy.item() for name, entropy in self._last.items()}
 
     @property
     def effective_ranks(self) -> dict[str, float]:
@@ -108,12 +112,11 @@ class SpectralEntropyRegularizer:
         return {"spectral_entropy": mean(self.entropies.values()), "effective_rank": mean(ranks)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What `every` > 1 needs to go on after a restart as if there had been none: tensors, names, a count."""
-        return {"calls": self._calls, "held": None if self._held is None else tuple(self._held)}
+        """What `every` > 1 needs to go on after a restart as if there had been none: a count and tensors by name."""
+        return {"calls": self._calls, "held": dict(self._held)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls = state["calls"]
-        self._held = None if state["held"] is None else _Spectra(*state["held"])
+        self._calls, self._held = state["calls"], dict(state["held"])
 
     def _select(self, model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = {
@@ -130,29 +133,32 @@ class SpectralEntropyRegularizer:
         return weights
 
     @torch.no_grad()
-    def _spectra(self, weights: Mapping[str, Tensor]) -> "_Spectra":
-        names, tensors = tuple(weights), list(weights.values())
+    def _solve(self, weights: Mapping[str, Tensor], held: Mapping[tuple[str, ...], Tensor]) -> "_Solved":
+        """Every matrix in its held basis; in a new one where none is held."""
+        names, tensors = list(weights), list(weights.values())
         entropies = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
         gradients = [torch.empty(())] * len(tensors)
+        bases: dict[tuple[str, ...], Tensor] = {}
         for batch in batches_by_shape([(len(t), t.numel() // len(t)) for t in tensors]):
+            members = tuple(names[i] for i in batch)
             try:
-                solved = spectral_entropies([_whole(tensors[i]).flatten(1) for i in batch], self._power)
+                found = spectra([_whole(tensors[i]).flatten(1) for i in batch], self._power, held.get(members))
             except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
-                raise KolmogramError(
-                    f"SpectralEntropyRegularizer: NaN or infinite weights in {' or '.join(names[i] for i in batch)}"
-                ) from None
-            for i, entropy, gradient in zip(batch, *solved, strict=True):
+                which = " or ".join(members)
+                raise KolmogramError(f"SpectralEntropyRegularizer: NaN or infinite weights in {which}") from None
+            for i, entropy, gradient in zip(batch, found.entropies, found.gradients, strict=True):
                 entropies[i] = entropy
                 gradients[i] = _part(gradient.view(tensors[i].shape), like=tensors[i])
-        return _Spectra(names, entropies, gradients)
+            bases[members] = found.bases.to(torch.promote_types(torch.float32, tensors[batch[0]].dtype))
+        return _Solved(entropies, gradients, bases)
 
 
-class _Spectra(NamedTuple):
-    """Names of the matrices, H of each in nats (float64), and dH/dW of each, laid out like its weight."""
+class _Solved(NamedTuple):
+    """H of every matrix (float64), dH/dW of each, laid out like its weight, and the bases by batch."""
 
-    names: tuple[str, ...]
     entropies: Tensor
     gradients: list[Tensor]
+    bases: dict[tuple[str, ...], Tensor]
 
 
 class _KnownGradient(torch.autograd.Function):

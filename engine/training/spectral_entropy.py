@@ -1,28 +1,38 @@
-"""Spectral entropy of matrices together with its gradient, from one eigendecomposition of the smaller Gram matrix.
+"""Spectral entropy of matrices together with its gradient, in closed form.
 
 H(W) = −Σ pᵢ ln pᵢ with pᵢ = σᵢᵏ / Σσᵏ, in nats; k = 1 is the paper's (arXiv 2412.09810), k = 2 weighs energies. With
 W = U diag(σ) Vᵀ,
 
     dH/dW = U diag(dH/dσ) Vᵀ,    dH/dσᵢ = −k σᵢᵏ⁻¹ (ln pᵢ + H) / Σσᵏ
 
-and since WWᵀ = U diag(σ²) Uᵀ this is U diag(dH/dσ / σ) Uᵀ W: only the shorter side is ever decomposed, and equal
-singular values are no special case (differentiating through eigh would divide by their differences).
+All of this follows from U and W alone, since the rows of UᵀW are σᵢ vᵢᵀ. So there are two parts: the basis U, from the
+eigenvectors of the Gram matrix of the shorter side, which is dear; and σ, H and the gradient in a given basis, two
+matrix products, which is cheap. A basis that is some training steps old still serves: σᵢ are then the norms of the rows
+of UᵀW, and their not being quite orthogonal any more changes H in second order only.
 
-The Gram matrix squares the spectrum, so it is formed in float64: singular values down to about 10⁻⁷ σ₁ are resolved,
-which is as fine as float32 weights define them. Smaller ones count as zero. At σ = 0 the slope of −p ln p is infinite
-and its direction undefined; the gradient there is taken as 0, because H has a minimum in that direction. So exact low
-rank stays exact, all-zero and rank-one matrices have H = 0 and gradient 0, and nothing becomes NaN.
+Nothing is differentiated through a decomposition, so equal singular values are no special case. The Gram matrix squares
+the spectrum and is therefore formed in float64. Singular values below 2·10⁻⁷ σ₁ (in a held float32 basis 10⁻⁶ σ₁) count
+as zero: float32 weights do not define them. At σ = 0 the slope of −p ln p is infinite and its direction undefined; the
+gradient there is taken as 0, because H has a minimum in that direction. So exact low rank stays exact, all-zero and
+rank-one matrices have H = 0 and gradient 0, and nothing becomes NaN.
 """
 
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _BATCH_ELEMENTS = 2**22  # what is solved, and under FSDP gathered, at a time; a larger matrix goes alone
+_RESOLUTION = {torch.float64: 2e-7, torch.float32: 1e-6}
+
+
+class Spectra(NamedTuple):
+    """Of the matrices of one batch: H in nats, dH/dW in each one's shape and dtype, and the bases used."""
+
+    entropies: Tensor  # (b,)
+    gradients: list[Tensor]
+    bases: Tensor  # (b, m, m): Uᵀ of each matrix, of its transpose if that is wider
 
 
 def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -35,17 +45,20 @@ def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
-def spectral_entropies(matrices: Sequence[Tensor], power: int = 1) -> tuple[Tensor, list[Tensor]]:
-    """H of each matrix, (b,) float64, and dH/dW of each, for matrices (m, n) or (n, m) of one batch, any float dtype.
+def spectra(matrices: Sequence[Tensor], power: int = 1, bases: Tensor | None = None) -> Spectra:
+    """Entropies and gradients of matrices (m, n) or (n, m) of one batch, of any float dtype.
 
-    Gradients have the shape and dtype of their matrix; where they overflow the dtype, as at denormal matrices, they are
-    cut to its largest number. Raises torch.linalg.LinAlgError if a matrix is not finite.
+    Exact without `bases`; with those of an earlier call, in the dtype they have, an approximation that is exact while
+    the weights are unchanged. Gradients that overflow their dtype, as at denormal matrices, are cut to its largest
+    number. Raises torch.linalg.LinAlgError if a matrix is not finite and its basis is wanted.
     """
-    wide = [_wide(matrix) for matrix in matrices]
-    solved = _solve_in_threads(wide, power) if wide[0].device.type == "cpu" else [_solve(torch.stack(wide), power)]
-    gradients = [gradient for _, stack in solved for gradient in stack]
-    narrow = [_narrow(gradient, like=matrix) for gradient, matrix in zip(gradients, matrices, strict=True)]
-    return torch.cat([entropies for entropies, _ in solved]), narrow
+    stack = torch.stack([_wide(matrix) for matrix in matrices])
+    stack = stack.to(torch.float64 if bases is None else bases.dtype)
+    if bases is None:
+        bases = _left_bases(stack)
+    entropies, gradients = _in_bases(bases, stack, power)
+    narrowed = [_narrow(gradient, like=matrix) for gradient, matrix in zip(gradients, matrices, strict=True)]
+    return Spectra(entropies, narrowed, bases)
 
 
 def _wide(matrix: Tensor) -> Tensor:
@@ -58,36 +71,29 @@ def _narrow(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient.mT if like.shape[0] > like.shape[1] else gradient
 
 
-def _solve(stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """(b, m, n) of any float dtype with m ≤ n -> H (b,), dH/dW (b, m, n), both float64."""
-    stack = stack.double()
-    scale = stack.abs().amax((1, 2), keepdim=True)
-    scale = torch.where(scale > 0, scale, 1)  # H does not depend on it; squares can neither overflow nor vanish
-    w = stack / scale
-    squares, u = torch.linalg.eigh(w @ w.mT)
-    nonzero = squares > torch.finfo(squares.dtype).eps * squares.shape[-1] * squares[:, -1:]
-    squares = torch.where(nonzero, squares, 1)
-    mass = nonzero * squares ** (power / 2)
-    total = mass.sum(1, keepdim=True)
-    p = mass / torch.where(total > 0, total, 1)
+def _left_bases(stack: Tensor) -> Tensor:
+    """Uᵀ of each matrix: (b, m, n) with m ≤ n -> (b, m, m)."""
+    stack = stack / _largest(stack)
+    return torch.linalg.eigh(stack @ stack.mT)[1].mT
+
+
+def _in_bases(bases: Tensor, stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """H (b,) and dH/dW (b, m, n) of matrices (b, m, n) whose singular values are read off in the given bases."""
+    rows = bases @ stack
+    scale = _largest(rows)  # H does not depend on it
+    rows = rows / scale
+    sigma = torch.linalg.vector_norm(rows, dim=2)
+    nonzero = sigma > _RESOLUTION[sigma.dtype] * sigma.amax(1, keepdim=True)
+    sigma = torch.where(nonzero, sigma, 1)
+    mass = nonzero * sigma**power
+    total = mass.sum(1, keepdim=True).clamp_min(1)  # which it is, unless the matrix is zero
+    p = mass / total
     entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
-    slope_over_sigma = torch.where(nonzero, -power * mass / squares * (p.log() + entropy) / total, 0)
-    return entropy[:, 0], (u * (slope_over_sigma / scale[:, 0])[:, None]) @ u.mT @ w
+    slope_over_sigma = torch.where(nonzero, -power * sigma ** (power - 2) * (p.log() + entropy) / total, 0)
+    return entropy[:, 0], bases.mT @ (rows * (slope_over_sigma / scale[:, 0])[:, :, None])
 
 
-def _solve_in_threads(matrices: list[Tensor], power: int) -> list[tuple[Tensor, Tensor]]:
-    """One matrix at a time, so that it stays in the cache, and each on one core: LAPACK's own threads gain less."""
-    threads = min(torch.get_num_threads(), len(matrices))
-    each = map if threads == 1 else _pool(threads).map
-    return list(each(lambda matrix: _solve(matrix[None], power), matrices))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch itself stays single-threaded."""
-    ours = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    ready = [pool.submit(time.sleep, 0.01) for _ in range(threads)]
-    wait(ready)
-    torch.set_num_threads(ours)
-    return pool
+def _largest(stack: Tensor) -> Tensor:
+    """Largest absolute entry of each matrix, or 1: (b, 1, 1). Divided by it, squares neither overflow nor vanish."""
+    largest = stack.abs().amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, largest, 1)
