@@ -66,31 +66,34 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def _narrow(gradient: Tensor, like: Tensor) -> Tensor:
-    if gradient.dtype != like.dtype:
-        limit = torch.finfo(like.dtype).max
-        gradient = gradient.clamp_(-limit, limit).to(like.dtype)
+    limit = torch.finfo(like.dtype).max
+    gradient = gradient.clamp_(-limit, limit).to(like.dtype)
     return gradient.mT if like.shape[0] > like.shape[1] else gradient
 
 
 def _left_bases(stack: Tensor) -> Tensor:
     """Uᵀ of each matrix: (b, m, n) with m ≤ n -> (b, m, m)."""
-    scale = stack.abs().amax((1, 2), keepdim=True)
-    stack = stack / torch.where(scale > 0, scale, 1)  # squares can then neither overflow nor vanish
+    stack = stack / _largest(stack)
     return torch.linalg.eigh(stack @ stack.mT)[1].mT
 
 
 def _in_bases(bases: Tensor, stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
     """H (b,) and dH/dW (b, m, n) of matrices (b, m, n) whose singular values are read off in the given bases."""
     rows = bases @ stack
-    norms = torch.linalg.vector_norm(rows, dim=2)
-    largest = norms.amax(1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1)
-    sigma = norms / largest  # H does not depend on the scale
-    nonzero = sigma > _RESOLUTION[sigma.dtype]
+    scale = _largest(rows)  # H does not depend on it
+    rows = rows / scale
+    sigma = torch.linalg.vector_norm(rows, dim=2)
+    nonzero = sigma > _RESOLUTION[sigma.dtype] * sigma.amax(1, keepdim=True)
     sigma = torch.where(nonzero, sigma, 1)
     mass = nonzero * sigma**power
     total = mass.sum(1, keepdim=True).clamp_min(1)  # which it is, unless the matrix is zero
     p = mass / total
     entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
     slope_over_sigma = torch.where(nonzero, -power * sigma ** (power - 2) * (p.log() + entropy) / total, 0)
-    return entropy[:, 0], bases.mT @ rows.mul_((slope_over_sigma / largest**2)[:, :, None])
+    return entropy[:, 0], bases.mT @ (rows * (slope_over_sigma / scale[:, 0])[:, :, None])
+
+
+def _largest(stack: Tensor) -> Tensor:
+    """Largest absolute entry of each matrix, or 1: (b, 1, 1). Divided by it, squares neither overflow nor vanish."""
+    largest = stack.abs().amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, largest, 1)
