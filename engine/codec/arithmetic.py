@@ -1,5 +1,4 @@
-"""Binary arithmetic coding with 16-bit probabilities: exact integers only, so that every platform decodes the same
-bits.
+"""Binary arithmetic coding with 16-bit probabilities: exact integers, so that every platform decodes the same bits.
 
 A coder is an int64 array `[low, high, code, position]` and a growing byte buffer; the interval is 32 bits wide (a
 carryless range coder after Martin, 1979). The same function encodes and decodes, so the two cannot drift apart.
@@ -14,6 +13,8 @@ ByteArray = NDArray[np.uint8]
 
 LOW, HIGH, CODE, POSITION = 0, 1, 2, 3
 PROBABILITY_BITS = 16
+SLACK = 64
+"""Zero bytes that an encoder may leave off at the end. Who reads further past the end has a damaged file."""
 _TOP = 0xFF000000
 _MASK = 0xFFFFFFFF
 _HALF = 1 << (PROBABILITY_BITS - 1)
@@ -31,13 +32,14 @@ def new_decoder(data: bytes) -> tuple[IntArray, ByteArray]:
 
 
 def finish(state: IntArray, buffer: ByteArray) -> bytes:
-    """The encoded bytes, closed by the fewest that lie in the last interval (missing ones read as zero)."""
+    """The encoded bytes, closed by the fewest that lie in the last interval, zeros at the end left off."""
     low, high, body = int(state[LOW]), int(state[HIGH]), buffer[: state[POSITION]].tobytes()
     for count in range(5):
         unit = 1 << (32 - 8 * count)
         value = -(-low // unit) * unit
         if value <= high:
-            return (body + (value >> (32 - 8 * count)).to_bytes(count, "big")).rstrip(b"\0")
+            data = body + (value >> (32 - 8 * count)).to_bytes(count, "big")
+            return data[: max(len(data.rstrip(b"\0")), len(data) - SLACK // 2)]
     raise AssertionError("four bytes always name a point of the interval")
 
 

@@ -3,7 +3,7 @@
 Sums run in one fixed order in float64, without fused operations and without a BLAS; cosines come from integers.
 """
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -18,12 +18,13 @@ _DEPENDENT = 1e-9  # a vector this much shorter than before its projections adds
 
 @njit(cache=True)
 def product(a: FloatArray, b: FloatArray) -> FloatArray:
-    """A @ b ([m, k] by [k, n]) summed over k in ascending order."""
+    """A @ b ([m, k] by [k, n]) summed over k in ascending order; what is zero takes no time."""
     result = np.zeros((a.shape[0], b.shape[1]))
+    used = np.array([np.any(b[k] != 0.0) for k in range(a.shape[1])])
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             factor = a[i, k]
-            if factor != 0.0:
+            if factor != 0.0 and used[k]:
                 for j in range(b.shape[1]):
                     result[i, j] += factor * b[k, j]
     return result
@@ -87,12 +88,9 @@ def _cosine(numerator: int, denominator: int) -> float:
     return total / _SCALE
 
 
-@cache
+@lru_cache(maxsize=16)
 def fourier_basis(period: int) -> FloatArray:
-    """The orthonormal real Fourier basis of length `period` ([period, period], rows).
-
-    Constant, cos 1, sin 1, cos 2, …
-    """
+    """The orthonormal real Fourier basis ([period, period], rows: constant, cos 1, sin 1, cos 2, …)."""
     wave = np.array([_cosine(4 * j, 4 * period) for j in range(period)])
     shifted = np.array([_cosine(4 * j - period, 4 * period) for j in range(period)])  # the sine is a quarter turn later
     position = np.arange(period)

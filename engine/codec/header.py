@@ -31,9 +31,11 @@ DTYPES = (
     torch.uint16,
     torch.uint32,
     torch.uint64,
+    torch.float8_e8m0fnu,
 )
 
-_LIMIT = 1 << 24  # bytes of header that a file may unfold to
+_FREE_BYTES = 1 << 20  # that a header may unfold to
+_BYTES_PER_BYTE = 1 << 8  # or, per byte of file
 
 # Part of the format too: text that parameter names are made of, the commonest last (zstd reaches near ends cheaply).
 _USUAL = b"""conv1.weight
@@ -176,12 +178,12 @@ def pack(signatures: Iterable[Signature]) -> bytes:
     return zstandard.ZstdCompressor(dict_data=_dictionary(), compression_params=parameters).compress(bytes(body))
 
 
-def unpack(data: bytes) -> list[Signature]:
-    """The signatures in a header; CodecError if it is damaged."""
+def unpack(data: bytes, file_size: int = 0) -> list[Signature]:
+    """The signatures in the header of a file of so many bytes; CodecError if it is damaged."""
     decompressor = zstandard.ZstdDecompressor(
-        dict_data=_dictionary(), format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=_LIMIT
+        dict_data=_dictionary(), format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=1 << 27
     )
-    body = unfold(decompressor, data, _LIMIT)
+    body = unfold(decompressor, data, max(_FREE_BYTES, _BYTES_PER_BYTE * file_size))
     reader = Reader(body)
     kinds: list[tuple[tuple[int, ...], torch.dtype]] = []
     for _ in range(reader.varint()):
@@ -195,6 +197,8 @@ def unpack(data: bytes) -> list[Signature]:
     if len(lines) != len(kinds):
         raise CodecError("the .kolmo header names fewer tensors than it counts: the file is damaged, encode it again")
     names = [_unescape(line).decode("utf-8", "surrogateescape") for line in lines]
+    if len(set(names)) < len(names):
+        raise CodecError("the .kolmo header names a tensor twice: the file is damaged, encode it again")
     return [Signature(name, shape, dtype) for name, (shape, dtype) in zip(names, kinds, strict=True)]
 
 

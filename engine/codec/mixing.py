@@ -69,10 +69,7 @@ def code_mixed(
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
-    """Code one bit under the contexts `slots` ([contexts]) with weight set `chosen`.
-
-    `odds` is scratch of the same length.
-    """
+    """Code one bit under the contexts `slots` ([contexts]) with weight set `chosen`; `odds` ([contexts]) is scratch."""
     probability, confidence, weight = mixer
     total = 0
     for i in range(slots.size):

@@ -41,6 +41,7 @@ class Basis(NamedTuple):
 IDENTITY = Basis()
 _ROOTS = tuple(2 ** (k / 8) for k in range(8))
 MINIMUM_STEP, MAXIMUM_STEP = -1023, 1023  # eighths of an octave
+LONGEST_BASIS = 1024  # a longer axis has only its own coordinates
 
 
 def step_size(index: int) -> float:
@@ -82,10 +83,7 @@ ZERO = Representation(Kind.ZERO)
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A tensor that both sides have.
-
-    Its code, its matrix ([m, n] float64) and its bases ([m, m] and [n, n], or None).
-    """
+    """A tensor that both sides have: code, matrix ([m, n] float64) and bases ([m, m] and [n, n], or None)."""
 
     representation: Representation
     matrix: FloatArray

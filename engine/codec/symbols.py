@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .arithmetic import ByteArray, IntArray, code_bit, code_bits, reserve
+from .arithmetic import POSITION, SLACK, ByteArray, IntArray, code_bit, code_bits, reserve
 from .mixing import ONE, Mixer, code_mixed, new_mixer
 
 CONTEXTS = 7
@@ -37,10 +37,7 @@ def level(magnitude16: int) -> int:
 
 
 def _expected(mean: float, position: int) -> int:
-    """Chance, in 1/65536.
-
-    That a two-sided geometric magnitude of that mean goes past `position` once it has reached it.
-    """
+    """Chance, in 1/65536, that a two-sided geometric magnitude of that mean goes past `position` once it is there."""
     mean = max(mean, 1 / 64)
     ratio = (np.sqrt(1 + mean * mean) - 1) / mean
     return int(ONE * (2 * ratio / (1 + ratio) if position == 0 else ratio))
@@ -48,10 +45,7 @@ def _expected(mean: float, position: int) -> int:
 
 @cache
 def _initial() -> IntArray:
-    """Starting probabilities.
-
-    A geometric guess at the context's mean magnitude where it has one, even odds elsewhere.
-    """
+    """Starting probabilities: a geometric guess at the context's mean magnitude if it has one, else even odds."""
     table = np.full((CONTEXTS, _SLOTS), _HALF, np.int64)
     means = [0.02] + [(2 ** ((k - 1) // 2) * (1.25 if k % 2 else 1.75)) / 16 for k in range(1, LEVELS)]
     for a, mean in enumerate(means):
@@ -120,10 +114,7 @@ def code_magnitude(
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
-    """Code one magnitude in unary.
-
-    `slots` holds the contexts' slots for position 0, the next positions lie beside them.
-    """
+    """Code one magnitude in unary; `slots` are its contexts' slots for position 0, beside which the next ones lie."""
     reached = 0
     at = slots.copy()
     while reached < DEPTH:
@@ -149,11 +140,11 @@ def code_matrix(
     state: IntArray,
     buffer: ByteArray,
 ) -> ByteArray:
-    """Code `symbols` ([rows, columns], written when decoding) column by column; returns the buffer, which may have
-    grown.
+    """Code `symbols` ([rows, columns], written when decoding) column by column; returns the buffer, maybe a larger one.
 
     Rows from `split` on are the other factor of each column and keep statistics of their own (0: one part).
-    `prior` ([rows]) is each row's mean magnitude in an earlier matrix, in sixteenths (−1: unknown).
+    `prior` ([rows]) is each row's mean magnitude in an earlier matrix, in sixteenths (−1: unknown). Decoding stops
+    where it has left the data behind.
     """
     mixer, beyond, empty = model
     rows, columns = symbols.shape
@@ -163,7 +154,8 @@ def code_matrix(
     scratch = np.empty(CONTEXTS, np.int64)
     previous = np.array([24, 24])
     for c in range(columns):
-        buffer = reserve(state, buffer, 64)
+        if encoding:
+            buffer = reserve(state, buffer, 64)
         zeros = 1 if encoding and not symbols[:, c].any() else 0
         zeros = code_bit(encoding, zeros, empty[after], state, buffer)
         empty[after] += ((zeros << 16) - empty[after]) >> 4
@@ -192,7 +184,10 @@ def code_matrix(
             slots[4] = min(c, 60) * _DEEP * 2 + part
             slots[5] = (column * (LEVELS + 1) + known) * _DEEP
             slots[6] = (near * (LEVELS + 1) + row) * _DEEP
-            buffer = reserve(state, buffer, 64)
+            if encoding:
+                buffer = reserve(state, buffer, 64)
+            elif state[POSITION] > buffer.size + SLACK:
+                return buffer
             magnitude = abs(symbols[i, c]) if encoding else 0
             magnitude = code_magnitude(encoding, magnitude, slots, scratch, part, mixer, beyond[column], state, buffer)
             if magnitude > 0:

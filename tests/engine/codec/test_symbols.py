@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kolmogram.engine.codec import mixing
-from kolmogram.engine.codec.stream import Stream
+from kolmogram.engine.codec.stream import MixingStream
 
 UNKNOWN = {n: np.full(n, -1, np.int64) for n in range(600)}
 
 
 def code(matrices, splits=None, priors=None):
-    stream = Stream()
+    stream = MixingStream()
     for k, matrix in enumerate(matrices):
         prior = priors[k] if priors else UNKNOWN[len(matrix)]
         stream.matrix(matrix, splits[k] if splits else 0, prior)
@@ -22,7 +22,7 @@ def code(matrices, splits=None, priors=None):
 
 
 def decode(data, shapes, splits=None, priors=None):
-    stream = Stream(data)
+    stream = MixingStream(data)
     return [
         stream.matrix(np.zeros(shape, np.int64), splits[k] if splits else 0, priors[k] if priors else UNKNOWN[shape[0]])
         for k, shape in enumerate(shapes)
