@@ -73,7 +73,9 @@ def test_ans_tables_and_bytes_are_the_same_on_every_platform():
     assert plain.tables().sum(1).tolist() == [65536] * plain.TABLES
     assert plain.tables().min() >= 1
     assert zlib.crc32(plain.tables().astype("<i8").tobytes()) == 2793516241
-    assert hashlib.sha256(code(Coder.ANS, [laplace(3.0), laplace(1e3)], [0, 100])).hexdigest()[:16] == "b61ddc45c13bf1b2"
+    assert (
+        hashlib.sha256(code(Coder.ANS, [laplace(3.0), laplace(1e3)], [0, 100])).hexdigest()[:16] == "b61ddc45c13bf1b2"
+    )
 
 
 def test_too_large_symbols_are_refused_and_not_bent():
