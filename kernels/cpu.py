@@ -6,7 +6,6 @@ threads would spin against torch's.
 
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from .reference import (
     Moments,
     QuantizedHistogram,
 )
+from .threads import pool
 
 GRAIN = 1 << 16  # a thread's least share, in weights
 CHUNK = 1 << 20  # weights held at a time as another dtype
@@ -160,12 +160,6 @@ def _pattern_values(dtype: torch.dtype) -> NDArray[np.float32]:
 def _key_values(keys: Any) -> Any:
     """The float64 magnitude at which each key begins."""
     return (np.asarray(keys, np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-
-
-@functools.lru_cache(maxsize=1)
-def pool(workers: int) -> ThreadPoolExecutor:
-    """The threads of the CPU kernels."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="kolmogram")
 
 
 def _in_threads(function: Callable[[int, int], Result], size: int) -> list[Result]:

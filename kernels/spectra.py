@@ -3,21 +3,19 @@
 With unit roundoff u, an eigenvalue of AᵀA is off by O(u σ₁²), a singular value by O(u σ₁²/2σ): measured below 1e-5
 relative for σ ≥ 1e-6 σ₁, a thousand times closer than a float32 SVD. A matrix with smaller ones is given to the SVD.
 
-On the CPU, matrices are shared out among threads and BLAS keeps to one thread each: its own would mostly wait for each
-other on matrices of this size. On a GPU, matrices of one shape are done together.
+On the CPU, matrices are shared out among threads with one BLAS thread each; on a GPU, equal shapes are done together.
 """
 
-import functools
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from . import cpu, selftest
+from . import selftest
+from .threads import with_one_blas_thread_each
 
 TAIL = 1e-6
 BATCH_BYTES = 256 << 20  # Gram matrices of one shape taken at a time on a GPU
@@ -27,9 +25,8 @@ ROWS = 1024  # rows of a tall matrix in float64 at a time
 def singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Of each matrix (m, n): (min(m, n),) float64 on the CPU, descending; all NaN where an entry is not finite."""
     here = sorted((i for i, m in enumerate(matrices) if m.device.type == "cpu"), key=lambda i: -matrices[i].numel())
-    with _blas().limit(limits=1, user_api="blas"):
-        values = cpu.pool(torch.get_num_threads()).map(_on_cpu, (matrices[i] for i in here))
-        found = dict(zip(here, map(torch.from_numpy, values), strict=True))
+    values = with_one_blas_thread_each(_on_cpu, (matrices[i] for i in here))
+    found = dict(zip(here, map(torch.from_numpy, values), strict=True))
     by_shape = defaultdict(list)
     for i, matrix in enumerate(matrices):
         if i not in found:
@@ -42,9 +39,18 @@ def singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
     return [found[i] for i in range(len(matrices))]
 
 
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
+def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh` of symmetric matrices (b, m, m) float64; several on the CPU are shared out among threads.
+
+    Raises torch.linalg.LinAlgError where an entry is not finite.
+    """
+    if matrices.device.type != "cpu" or len(matrices) == 1:
+        return torch.linalg.eigh(matrices)
+    if not matrices.isfinite().all():
+        raise torch.linalg.LinAlgError("eigh: an entry is not finite")  # pyright: ignore[reportPrivateImportUsage]
+    found = with_one_blas_thread_each(np.linalg.eigh, matrices.numpy())
+    values, vectors = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
+    return values, vectors
 
 
 def _tall(matrix: Tensor) -> Tensor:

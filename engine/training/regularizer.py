@@ -80,9 +80,10 @@ class SpectralEntropyRegularizer:
             self._calls += 1
         else:
             solved = self._solve(weights, {})
-        self._last = dict(zip(weights, solved.entropies, strict=True))
+        self._last = solved.entropies
         dtype = torch.promote_types(torch.float32, next(iter(weights.values())).dtype)
-        total = _KnownGradient.apply(solved.entropies.sum().to(dtype), solved.gradients, *weights.values())
+        total = torch.stack(list(solved.entropies.values())).sum().to(dtype)
+        total = _KnownGradient.apply(total, list(solved.gradients.values()), *map(weights.get, solved.gradients))
         return total * (self.weight / (len(weights) if self._reduction == "mean" else 1))
 
     def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
@@ -135,29 +136,28 @@ class SpectralEntropyRegularizer:
     @torch.no_grad()
     def _solve(self, weights: Mapping[str, Tensor], held: Mapping[tuple[str, ...], Tensor]) -> "_Solved":
         """Every matrix in its held basis; in a new one where none is held."""
-        names, tensors = list(weights), list(weights.values())
-        entropies = torch.zeros(len(tensors), dtype=torch.float64, device=tensors[0].device)
-        gradients = [torch.empty(())] * len(tensors)
-        bases: dict[tuple[str, ...], Tensor] = {}
-        for batch in batches_by_shape([(len(t), t.numel() // len(t)) for t in tensors]):
+        names = list(weights)
+        solved = _Solved({}, {}, {})
+        for batch in batches_by_shape([(len(w), w.numel() // len(w)) for w in weights.values()]):
             members = tuple(names[i] for i in batch)
+            matrices = [_whole(weights[name]).flatten(1) for name in members]
             try:
-                found = spectra([_whole(tensors[i]).flatten(1) for i in batch], self._power, held.get(members))
+                found = spectra(matrices, self._power, held.get(members))
             except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
                 which = " or ".join(members)
                 raise KolmogramError(f"SpectralEntropyRegularizer: NaN or infinite weights in {which}") from None
-            for i, entropy, gradient in zip(batch, found.entropies, found.gradients, strict=True):
-                entropies[i] = entropy
-                gradients[i] = _part(gradient.view(tensors[i].shape), like=tensors[i])
-            bases[members] = found.bases.to(torch.promote_types(torch.float32, tensors[batch[0]].dtype))
-        return _Solved(entropies, gradients, bases)
+            for name, entropy, gradient in zip(members, found.entropies.double(), found.gradients, strict=True):
+                solved.entropies[name] = entropy
+                solved.gradients[name] = _part(gradient.view_as(weights[name]), like=weights[name])
+            solved.bases[members] = found.bases.to(torch.promote_types(torch.float32, matrices[0].dtype))
+        return solved
 
 
 class _Solved(NamedTuple):
-    """H of every matrix (float64), dH/dW of each, laid out like its weight, and the bases by batch."""
+    """H (float64) and dH/dW of every matrix by its name, laid out like its weight, and the bases by batch."""
 
-    entropies: Tensor
-    gradients: list[Tensor]
+    entropies: dict[str, Tensor]
+    gradients: dict[str, Tensor]
     bases: dict[tuple[str, ...], Tensor]
 
 

@@ -12,9 +12,10 @@ of UᵀW, and their not being quite orthogonal any more changes H in second orde
 
 Nothing is differentiated through a decomposition, so equal singular values are no special case. The Gram matrix squares
 the spectrum and is therefore formed in float64. Singular values below 2·10⁻⁷ σ₁ (in a held float32 basis 10⁻⁶ σ₁) count
-as zero: float32 weights do not define them. At σ = 0 the slope of −p ln p is infinite and its direction undefined; the
-gradient there is taken as 0, because H has a minimum in that direction. So exact low rank stays exact, all-zero and
-rank-one matrices have H = 0 and gradient 0, and nothing becomes NaN.
+as zero: float32 weights do not define them. So do all of a matrix with σ₁ < 10⁻³⁶, where float32 becomes denormal. At
+σ = 0 the slope of −p ln p is infinite and its direction undefined; the gradient there is taken as 0, because H has a
+minimum in that direction. So exact low rank stays exact, all-zero and rank-one matrices have H = 0 and gradient 0, and
+nothing becomes NaN.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernels.spectra import eigh
+
 _BATCH_ELEMENTS = 2**22  # what is solved, and under FSDP gathered, at a time; a larger matrix goes alone
-_RESOLUTION = {torch.float64: 2e-7, torch.float32: 1e-6}
+_RESOLUTION = {torch.float64: 2e-7, torch.float32: 1e-6}  # of σ/σ₁
+_ZERO = 1e-36
 
 
 class Spectra(NamedTuple):
@@ -32,7 +36,7 @@ class Spectra(NamedTuple):
 
     entropies: Tensor  # (b,)
     gradients: list[Tensor]
-    bases: Tensor  # (b, m, m): Uᵀ of each matrix, of its transpose if that is wider
+    bases: Tensor  # (b, m, m): Uᵀ/σ₁ of each matrix, of its transpose if that is wider
 
 
 def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -49,11 +53,11 @@ def spectra(matrices: Sequence[Tensor], power: int = 1, bases: Tensor | None = N
     """Entropies and gradients of matrices (m, n) or (n, m) of one batch, of any float dtype.
 
     Exact without `bases`; with those of an earlier call, in the dtype they have, an approximation that is exact while
-    the weights are unchanged. Gradients that overflow their dtype, as at denormal matrices, are cut to its largest
-    number. Raises torch.linalg.LinAlgError if a matrix is not finite and its basis is wanted.
+    the weights are unchanged. Gradients that overflow a narrower dtype, such as float16, are cut to its largest number.
+    Raises torch.linalg.LinAlgError if a matrix is not finite and its basis is wanted.
     """
-    stack = torch.stack([_wide(matrix) for matrix in matrices])
-    stack = stack.to(torch.float64 if bases is None else bases.dtype)
+    dtype = torch.float64 if bases is None else bases.dtype
+    stack = torch.stack([_wide(matrix).to(dtype) for matrix in matrices])
     if bases is None:
         bases = _left_bases(stack)
     entropies, gradients = _in_bases(bases, stack, power)
@@ -66,34 +70,27 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def _narrow(gradient: Tensor, like: Tensor) -> Tensor:
-    limit = torch.finfo(like.dtype).max
-    gradient = gradient.clamp_(-limit, limit).to(like.dtype)
+    if gradient.dtype != like.dtype:
+        limit = torch.finfo(like.dtype).max
+        gradient = gradient.clamp_(-limit, limit).to(like.dtype)
     return gradient.mT if like.shape[0] > like.shape[1] else gradient
 
 
 def _left_bases(stack: Tensor) -> Tensor:
-    """Uᵀ of each matrix: (b, m, n) with m ≤ n -> (b, m, m)."""
-    stack = stack / _largest(stack)
-    return torch.linalg.eigh(stack @ stack.mT)[1].mT
+    """Uᵀ/σ₁ of each matrix: (b, m, n) with m ≤ n -> (b, m, m)."""
+    eigenvalues, vectors = eigh(stack @ stack.mT)
+    largest = eigenvalues[:, -1:, None].clamp_min(0).sqrt()
+    return vectors.mT / torch.where(largest > _ZERO, largest, 1)
 
 
 def _in_bases(bases: Tensor, stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
     """H (b,) and dH/dW (b, m, n) of matrices (b, m, n) whose singular values are read off in the given bases."""
     rows = bases @ stack
-    scale = _largest(rows)  # H does not depend on it
-    rows = rows / scale
-    sigma = torch.linalg.vector_norm(rows, dim=2)
-    nonzero = sigma > _RESOLUTION[sigma.dtype] * sigma.amax(1, keepdim=True)
-    sigma = torch.where(nonzero, sigma, 1)
+    sigma = torch.linalg.vector_norm(rows, dim=2)  # in units of σ₁: H does not depend on the scale
+    nonzero = sigma > _RESOLUTION[sigma.dtype]
     mass = nonzero * sigma**power
-    total = mass.sum(1, keepdim=True).clamp_min(1)  # which it is, unless the matrix is zero
+    total = mass.sum(1, keepdim=True).clamp_min(_ZERO)
     p = mass / total
     entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
     slope_over_sigma = torch.where(nonzero, -power * sigma ** (power - 2) * (p.log() + entropy) / total, 0)
-    return entropy[:, 0], bases.mT @ (rows * (slope_over_sigma / scale[:, 0])[:, :, None])
-
-
-def _largest(stack: Tensor) -> Tensor:
-    """Largest absolute entry of each matrix, or 1: (b, 1, 1). Divided by it, squares neither overflow nor vanish."""
-    largest = stack.abs().amax((1, 2), keepdim=True)
-    return torch.where(largest > 0, largest, 1)
+    return entropy[:, 0], bases.mT @ rows.mul_(slope_over_sigma[:, :, None])

@@ -77,22 +77,18 @@ def test_gradient_equals_finite_differences(name, power):
         (torch.outer(torch.arange(1.0, 5), torch.arange(1.0, 7)), 0.0),
         (torch.eye(5), math.log(5)),
         (torch.full((3, 3), 1e-45), 0.0),  # denormal
-        (torch.diag(torch.tensor([1e-42, 2e-42, 0.0])), None),
+        (torch.diag(torch.tensor([1e-42, 2e-42, 0.0])), 0.0),
         (torch.tensor([[2.0]]), 0.0),
     ],
     ids=["zero", "rank one", "identity", "denormal rank one", "denormal", "scalar"],
 )
 def test_degenerate_matrices_are_finite(weight, entropy, power):
-    entropies, (gradient,), _ = spectra([weight], power)
-    assert gradient.isfinite().all()
-    if entropy is None:
-        p = torch.tensor([1.0, 2.0], dtype=torch.float64) ** power
-        p /= p.sum()
-        assert entropies[0] == pytest.approx(-(p * p.log()).sum().item(), rel=1e-2)  # 1e-42 is 714 denormal units
-        assert gradient[0, 0] > 1e37  # the slope goes as 1/σ
-    else:
-        assert entropies[0] == pytest.approx(entropy, abs=1e-12)
-        assert gradient.abs().max() * weight.abs().max() < 1e-12  # a maximum or a minimum
+    bases = None
+    for _ in range(2):  # the second time in a held basis
+        entropies, (gradient,), bases = spectra([weight], power, bases)
+        assert entropies[0] == pytest.approx(entropy, abs=1e-6)
+        assert gradient.abs().max() * weight.abs().max() < 1e-6  # a maximum or a minimum
+        bases = bases.float()
 
 
 def test_bfloat16_weights_are_read_exactly():
@@ -113,9 +109,9 @@ def test_low_rank_stays_low_rank():
 
 def test_scale_does_not_matter():
     weight = torch.randn(20, 30, dtype=torch.float64)
-    (one, big), (gradient, of_big), _ = spectra([weight, weight * 1e200])
+    (one, big), (gradient, of_big), _ = spectra([weight, weight * 1e100])
     assert one == pytest.approx(big.item(), rel=1e-12)
-    torch.testing.assert_close(of_big * 1e200, gradient)
+    torch.testing.assert_close(of_big * 1e100, gradient)
     assert abs((gradient * weight).sum()) < 1e-10 * gradient.norm() * weight.norm()
 
 
