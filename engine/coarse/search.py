@@ -25,6 +25,7 @@ from ..errors import KolmogramError
 from ..tasks import Task
 from .assembly import Assembler, fourier_bases
 from .curvature import Moments, curvature, moments
+from .exactness import is_coarse
 from .tensor_coder import ALL_KINDS, Candidate
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
@@ -99,7 +100,8 @@ class Search:
     def __post_init__(self) -> None:
         # Matrices first: their order is the order in which bases can be inherited. No order but this one counts.
         named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, _natural(item[0])))
-        self.weights = {name: value.detach().cpu() for name, value in named if _is_coarse(value)}
+        buffers = getattr(self.task, "buffers", ())
+        self.weights = {name: value.detach().cpu() for name, value in named if is_coarse(name, value, buffers)}
         self.exact = {name: value.detach().cpu() for name, value in named if name not in self.weights}
         self.signatures = [Signature(name, tuple(value.shape), value.dtype) for name, value in self.weights.items()]
         self.matrices: dict[str, FloatArray] = {
@@ -300,11 +302,6 @@ class Search:
             codes[name] = exact_code(value)
             entries.append(Entry(Signature(name, tuple(value.shape), value.dtype), codes[name]))
         return Point(encode(entries, state.decoded if state else None), codes, state)
-
-
-def _is_coarse(value: Tensor) -> bool:
-    """Whether a tensor is coarse-grained: floating point, and finite; everything else is kept to the byte."""
-    return value.is_floating_point() and value.numel() > 0 and bool(torch.isfinite(value.float()).all())
 
 
 def _natural(name: str) -> tuple:

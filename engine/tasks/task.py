@@ -35,6 +35,9 @@ class Task(ABC):
     num_classes: int | None = None
     """Number of possible labels, for classifiers."""
 
+    buffers: frozenset[str] = frozenset()
+    """Names of tensors that are no parameters, where the task knows them: complexity keeps these to the byte."""
+
     @abstractmethod
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         """Mean training loss: a scalar in nats per example, differentiable in `params` (names as in the checkpoint)."""
@@ -71,6 +74,7 @@ class ModuleTask(Task):
         if not self._batches:
             raise TaskError("Task.from_module: no batches; give at least one (inputs, targets)")
         self.num_examples = sum(len(targets) for _, targets in self._batches)
+        self.buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         total = sum(self._loss_fn(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
