@@ -8,10 +8,11 @@ import platform
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, record_function
 
 from ..kernels import dispatch
@@ -28,6 +30,7 @@ from .provenance import package_versions
 
 SEAMS = {
     "read": ["engine.checkpoints.checkpoint:Checkpoint.tensor"],
+    "copy": ["engine.statistics:_copied", "engine.measurement:_as_parameter"],
     "histograms": ["kernels.dispatch:moments", "kernels.dispatch:fine_histogram"],
     "rates": ["kernels.dispatch:FineHistogram.rates"],
     "spectra": ["kernels.dispatch:singular_values"],
@@ -35,7 +38,10 @@ SEAMS = {
     "loss": ["engine.coarse.search:Search.loss"],
     "coding": ["engine.coarse.search:encode"],
 }
-"""Stage of `analyze` → the functions in which it happens. What a stage inside another takes is not the outer one's."""
+"""Stage of `analyze` → the functions in which it happens. What a stage inside another takes is not the outer one's.
+
+A mapped file is read where its weights are first touched: by "copy" on a GPU, by "histograms" on a CPU.
+"""
 
 RELATIVE_STEPS = [2.0 ** (2 - i / 2) for i in range(16)]  # of σ, as many as the one-pass idea is judged by
 REPEATS = 7
@@ -44,31 +50,32 @@ ENOUGH_SECONDS = 1.0
 
 @dataclass
 class Stages:
-    """Seconds that each stage took itself."""
+    """Seconds that each stage took itself. Stages of different threads overlap."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _open: list[list[float]] = field(default_factory=list)
+    _thread: threading.local = field(default_factory=threading.local)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, as a named range of a trace too."""
+        opened: list[list[float]] = self._thread.__dict__.setdefault("opened", [])
         inner = [0.0]
-        self._open.append(inner)
+        opened.append(inner)
         start = time.perf_counter()
         try:
             with record_function(name):
                 yield
         finally:
             took = time.perf_counter() - start
-            self._open.pop()
+            opened.pop()
             self.seconds[name] += took - inner[0]
-            if self._open:
-                self._open[-1][0] += took
+            if opened:
+                opened[-1][0] += took
 
 
 @contextmanager
 def recording() -> Iterator[Stages]:
-    """Stages of everything that runs in this process, and thread, in the meantime."""
+    """Stages of everything that runs in this process in the meantime."""
     stages, undo = Stages(), []
     try:
         for name, places in SEAMS.items():
@@ -127,8 +134,9 @@ class ProfileReport:
     threads: int
     ceilings: dict[str, float]  # GB/s; shared_increments: 1e9 per second
     kernels: list[Measurement]
+    peak_memory_bytes: int  # of the GPU, or of this process, so far
     stages: dict[str, float]  # seconds of an analyze run; empty without one
-    peak_memory_bytes: int  # of the GPU, or of this process
+    run_peak_memory_bytes: int  # the same in that run
 
     def table(self) -> list[dict[str, Any]]:
         """One row per kernel and size; `of_ceiling` is the share of the measured read bandwidth."""
@@ -144,6 +152,12 @@ class ProfileReport:
             for m in self.kernels
         ]
 
+    def summary(self) -> str:
+        """Device, backend and why, memory: one line."""
+        run = f", {self.run_peak_memory_bytes / 1e6:.0f} MB in the run" if self.stages else ""
+        memory = f"peak memory {self.peak_memory_bytes / 1e6:.0f} MB{run}"
+        return f"{self.device}: {self.backend} ({self.backend_reason}); {memory}"
+
     def to_json(self) -> str:
         """Everything, as JSON."""
         return json.dumps({**asdict(self), "kernels": self.table()}, indent=1)
@@ -154,40 +168,45 @@ def profile(
     device: str | torch.device = "cpu",
     run: str | Path | None = None,
     task: Any = None,
+    proton: str | Path | None = None,
 ) -> ProfileReport:
     """Measure the device's own limits, then each kernel and its usual replacements; and the stages of analysing `run`.
 
-    sizes: numbers of weights. Nothing is written.
+    sizes: numbers of weights. `proton`: a file for Triton's own profile of the kernels, on a GPU; no other is written.
     """
     device = torch.device(device)
     backend = dispatch.choose_backend(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    ceilings = _ceilings(max(sizes), device)
-    kernels = [
-        Measurement(name, str(dtype).removeprefix("torch."), n, 1e3 * seconds(call, device), moved)
-        for n in sizes
-        for dtype in (torch.float32, torch.bfloat16)
-        for name, call, moved in _operations(n, dtype, device)
-    ]
+    _forget_peak_memory(device)
+    with dispatch.proton(proton, device) if proton else nullcontext():
+        ceilings = _ceilings(max(sizes), device)
+        kernels = [
+            Measurement(name, str(dtype).removeprefix("torch."), n, 1e3 * seconds(call, device), moved)
+            for n in sizes
+            for dtype in (torch.float32, torch.bfloat16)
+            for name, call, moved in _operations(n, dtype, device)
+        ]
+    peak = _peak_memory(device)
+    _forget_peak_memory(device)
     stages = _stages_of(run, task, str(device)) if run is not None else {}
     return ProfileReport(
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
-        backend.name,
-        backend.reason,
-        package_versions(("torch", "triton", "numba", "numpy")),
-        torch.get_num_threads(),
-        ceilings,
-        kernels,
-        stages,
-        _peak_memory(device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        backend=backend.name,
+        backend_reason=backend.reason,
+        versions=package_versions(("torch", "triton", "numba", "numpy")),
+        threads=torch.get_num_threads(),
+        ceilings=ceilings,
+        kernels=kernels,
+        peak_memory_bytes=peak,
+        stages=stages,
+        run_peak_memory_bytes=_peak_memory(device) if stages else 0,
     )
 
 
 def trace(path: str | Path, run: str | Path, task: Any = None, device: str = "auto") -> dict[str, float]:
     """Analyse `run` under torch.profiler; write a Chrome trace with one named range per stage; return their seconds."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    with torch.profiler.profile(activities=activities) as profiler:
+    every_thread = _ExperimentalConfig(profile_all_threads=True)  # what is read ahead is read in another one
+    with torch.profiler.profile(activities=activities, experimental_config=every_thread) as profiler:
         stages = _stages_of(run, task, device)
     with atomic_path(path) as temporary:
         profiler.export_chrome_trace(str(temporary))
@@ -201,7 +220,7 @@ def _stages_of(run: str | Path, task: Any, device: str) -> dict[str, float]:
     with recording() as stages:
         analyze(run, task, device=device)
     total = time.perf_counter() - start
-    return {**stages.seconds, "other": total - sum(stages.seconds.values())}
+    return {**stages.seconds, "other": max(0.0, total - sum(stages.seconds.values()))}
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
@@ -250,6 +269,15 @@ def _operations(n: int, dtype: torch.dtype, device: torch.device) -> list[tuple[
         ("round + torch.bincount, one step", lambda: torch.bincount(symbols().add_(1 << 12).clamp_(0, 1 << 13)), size),
         ("round + torch.unique, one step", lambda: torch.unique(symbols(), return_counts=True), size),
     ]
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
+
+
+def _forget_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_memory(device: torch.device) -> int:

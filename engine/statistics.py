@@ -1,6 +1,6 @@
 """From tensors to the small arrays that measures work on: every tensor is read once, and its statistics are shared."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -9,9 +9,13 @@ from torch import Tensor
 from ..analyzers import RELATIVE_STEPS, TensorStatistics
 from ..analyzers.spectrum import as_matrix
 from ..kernels import dispatch
+from .streaming import Upload, ahead
 
 GROUP_BYTES = 32 * 2**20
 """Tensors go to the kernels in groups of about this size, so that small ones share launches."""
+
+STREAMED = ("cuda",)
+"""Types of device whose next group is read while one is measured: they have their own memory, and work alone."""
 
 
 def measurable(tensor: Tensor) -> bool:
@@ -22,20 +26,34 @@ def measurable(tensor: Tensor) -> bool:
 def tensor_statistics(
     items: Iterable[tuple[str, Tensor]], *, device: str = "cpu", spectra: bool = True
 ) -> Iterator[TensorStatistics]:
-    """Statistics of every measurable tensor, in order; holds one group of tensors at a time.
+    """Statistics of every measurable tensor, in order; holds one group of tensors at a time, on a GPU two.
 
     `spectra=False` leaves out the singular values, by far the most expensive part.
     """
     # map and filter, unlike loops, let go of a tensor before they ask for the next one
-    for group in _groups(map(partial(_prepared, device), filter(lambda item: measurable(item[1]), items))):
-        yield from _group_statistics(group, spectra)
+    weights = map(_widened, filter(lambda item: measurable(item[1]), items))
+    for group in _on_device(weights, torch.device(device)):
+        yield from _group_statistics(group, spectra)  # all on the host: no kernel is still reading
         group.clear()
 
 
-def _prepared(device: str, item: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    """On the device, and 8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
+def _widened(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    """8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
     name, tensor = item
-    return name, tensor.to(device, torch.float32 if tensor.dtype.itemsize == 1 else tensor.dtype)
+    return name, tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
+
+
+def _on_device(items: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[list[tuple[str, Tensor]]]:
+    """Groups of tensors on the device; for a GPU the next one is read and sent meanwhile."""
+    if device.type not in STREAMED:
+        return _groups(map(partial(_copied, partial(torch.Tensor.to, device=device)), items))
+    upload = Upload(device)
+    return ahead(map(upload.arrived, _groups(map(partial(_copied, upload), items))))
+
+
+def _copied(copy: Callable[[Tensor], Tensor], item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    name, tensor = item
+    return name, copy(tensor)
 
 
 def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

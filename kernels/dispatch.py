@@ -4,7 +4,9 @@ import functools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -241,6 +243,13 @@ def _steps(weights: Tensor, step: float | Tensor) -> tuple[Tensor, int]:
 def singular_values(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Of each matrix (m, n): (min(m, n),) float64 on the CPU, descending; equal shapes are done together."""
     return spectra.singular_values([_real(m) for m in matrices])
+
+
+def proton(path: str | Path, device: torch.device) -> AbstractContextManager[None]:
+    """Record all Triton kernels of a `with` block into a file; BackendError where that cannot be done."""
+    from .proton import session
+
+    return session(Path(path), device)
 
 
 def _real(weights: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Profiling measures, names and restores."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
-from kolmogram.engine import profiling
+from kolmogram.engine import profiling, statistics
+from kolmogram.engine.errors import BackendError
 from kolmogram.kernels import dispatch
 from safetensors.torch import save_file
 
@@ -24,14 +27,30 @@ def test_every_seam_exists():
             assert callable(getattr(owner, attribute)), place
 
 
-def test_nested_stages_keep_their_own_time():
+def test_nested_stages_keep_their_own_time(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 6.0, 13.0, 14.5])  # outer, inner from 1 to 4, inner from 6 to 13, outer to 14.5
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     stages = profiling.Stages()
     with stages.stage("outer"):
         with stages.stage("inner"):
-            sum(range(200_000))
+            pass
         with stages.stage("inner"):
-            sum(range(200_000))
-    assert stages.seconds["inner"] > stages.seconds["outer"] > 0
+            pass
+    assert stages.seconds == {"inner": 10.0, "outer": 4.5}
+
+
+def test_what_another_thread_does_meanwhile_is_not_taken_off(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 10.0])
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    stages = profiling.Stages()
+
+    def read():
+        with stages.stage("theirs"):
+            pass
+
+    with stages.stage("ours"), ThreadPoolExecutor(1) as other:
+        other.submit(read).result()
+    assert stages.seconds == {"theirs": 3.0, "ours": 10.0}
 
 
 def test_nothing_stays_wrapped(run):
@@ -46,7 +65,7 @@ def test_nothing_stays_wrapped(run):
 
 def test_report_on_the_cpu(run):
     report = profiling.profile(sizes=(1000, 5000), run=run)
-    assert {"read", "histograms", "rates", "spectra", "other"} <= report.stages.keys()
+    assert {"read", "copy", "histograms", "rates", "spectra", "other"} <= report.stages.keys()
     assert all(seconds >= 0 for seconds in report.stages.values())
     rows = report.table()
     assert {row["weights"] for row in rows} == {1000, 5000}
@@ -54,12 +73,22 @@ def test_report_on_the_cpu(run):
     decoded = json.loads(report.to_json())
     assert decoded["backend"] == "cpu"
     assert len(decoded["kernels"]) == len(rows)
-    assert report.peak_memory_bytes > 0
+    assert report.run_peak_memory_bytes >= report.peak_memory_bytes > 0
+    assert "peak memory" in report.summary()
 
 
-def test_trace_has_a_range_per_stage(run, tmp_path):
+@pytest.mark.parametrize("streamed", [(), ("cpu",)], ids=["at once", "read ahead"])
+def test_trace_has_a_range_per_stage(run, tmp_path, monkeypatch, streamed):
+    monkeypatch.setattr(statistics, "STREAMED", streamed)
     path = tmp_path / "trace.json"
     stages = profiling.trace(path, run, device="cpu")
     names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
     assert stages.keys() - {"other"} <= names
-    assert {"read", "histograms", "spectra"} <= names
+    assert {"read", "copy", "histograms", "spectra"} <= names
+
+
+def test_proton_needs_a_gpu(tmp_path):
+    with pytest.raises(BackendError, match="proton records kernels on a GPU"):
+        profiling.profile(sizes=(1000,), proton=tmp_path / "kernels.hatchet")
+    with pytest.raises(BackendError, match="a proton profile ends in"):
+        profiling.profile(sizes=(1000,), proton=tmp_path / "kernels.json")

@@ -30,9 +30,11 @@ def test_groups_do_not_change_anything(monkeypatch):
     assert [name for name, *_ in together] == [name for name, _ in tensors]
 
 
-def test_only_one_group_is_held(monkeypatch):
+@pytest.mark.parametrize("streamed", [(), ("cpu",)], ids=["at once", "read ahead"])
+def test_only_one_group_is_held(monkeypatch, streamed):
     """When a group is closed its tensors are let go of before the next one is read."""
     monkeypatch.setattr(statistics, "GROUP_BYTES", 4 * 100)
+    monkeypatch.setattr(statistics, "STREAMED", streamed)
     alive = weakref.WeakSet()
 
     def items():
