@@ -20,6 +20,8 @@ _WHERE = {
     "Task": ".engine.tasks",
     "analyze": ".engine.analysis",
     "complexity": ".engine.coarse",
+    "bound": ".engine.certificate",
+    "certify": ".engine.certificate",
     "quantized_entropy": ".kernels.dispatch",
     "spectrum": ".analyzers.spectrum",
     "SpectralEntropyRegularizer": ".engine.training.regularizer",
@@ -46,6 +48,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .analyzers.spectrum import spectrum
     from .engine.analysis import analyze
+    from .engine.certificate import bound, certify
     from .engine.checkpoints import Checkpoint, Run, open_run
     from .engine.coarse import complexity
     from .engine.errors import KolmogramError

@@ -14,6 +14,7 @@ from .analyzers import ANALYZERS
 from .engine.errors import KolmogramError
 
 OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
+ARCHITECTURES = ("transformer", "mlp", "bilinear")
 RECIPES = ("paper", "weight_decay", "spectral", "noise", "none")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -127,7 +128,9 @@ def inspect(checkpoint: str) -> None:
 @click.argument("operation", type=click.Choice(OPERATIONS))
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--modulus", type=int, default=113, show_default=True, help="A prime.")
-@click.option("--architecture", type=click.Choice(["transformer", "mlp"]), default="transformer", show_default=True)
+@click.option("--architecture", type=click.Choice(ARCHITECTURES), default="transformer", show_default=True)
+@click.option("--width", type=click.IntRange(1), default=128, show_default=True, help="Of the embedding.")
+@click.option("--train-fraction", type=click.FloatRange(0, 1), help="Share of all pairs.  [default: the paper's]")
 @click.option("--recipe", type=click.Choice(RECIPES), default="paper", show_default=True, help="Regularisation.")
 @click.option("--epochs", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
@@ -150,6 +153,30 @@ def train(operation: str, out: Path, **options: Any) -> None:
     with ProgressBars(options["epochs"]) as bars:
         rows = train(operation, out, progress=bars.training, **options)
     print_metrics(rows)
+
+
+@main.command()
+@click.argument("out", type=EXISTING_FOLDER)
+@click.option("-t", "--task", help="The one that analyze had.  [default: the run's own]")
+@click.option(
+    "--delta", type=click.FloatRange(0, 1, True, True), default=0.05, show_default=True, help="Chance to fail."
+)
+def bound(out: Path, task: str | None, delta: float) -> None:
+    """Say what the files of an analysis prove.
+
+    Description length of the labels, and upper bounds on error and loss beyond the training examples, which hold with
+    probability 1 - delta. OUT is a folder that `analyze` wrote; its tables and report get the new columns. What the
+    bounds assume is said beneath them.
+
+    \b
+    Example:
+      kolmogram analyze runs/addition -e 1 -e 0.1
+      kolmogram bound runs/addition/kolmogram
+    """  # noqa: D301
+    from .engine.certificate import bound
+    from .engine.report.terminal import print_bounds
+
+    print_bounds(bound(out, task, delta))
 
 
 @main.command()

@@ -20,7 +20,7 @@ from .measurement import Outcome, Settings, measure_checkpoint
 from .provenance import describe, task_identity
 from .report.page import write_report
 from .store import Key, Store
-from .tables import checkpoint_labels, make_trajectory
+from .tables import file_labels, make_trajectory
 from .tasks import load_task
 from .trajectory import Trajectory
 
@@ -133,7 +133,7 @@ def _keep(outcomes: Iterable[Outcome], store: Store) -> dict[Key, str]:
 
 def _write_files(run: Run, plan: Mapping[str, Sequence[Key]], store: Store, folder: Path) -> None:
     """The file behind every coded size in the table, as STEP@ε.kolmo."""
-    labels = checkpoint_labels(run)
+    labels = file_labels({checkpoint.name: checkpoint.step for checkpoint in run})
     for name, work in plan.items():
         for key in work:
             if (result := store.get(key)) is not None and result.file is not None:

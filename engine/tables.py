@@ -39,10 +39,11 @@ def make_trajectory(
     return Trajectory(make_rows(rows), tensors)
 
 
-def checkpoint_labels(run: Iterable[Checkpoint]) -> dict[str, str]:
-    """Checkpoint → a short name for its files: the step where that is unique, else its name without slashes."""
-    steps = Counter(checkpoint.step for checkpoint in run)
-    return {c.name: str(c.step) if c.step is not None and steps[c.step] == 1 else c.name.replace("/", "_") for c in run}
+def file_labels(steps: Mapping[str, float | None]) -> dict[str, str]:
+    """Checkpoint → a short name for its files: the step where it is unique, else its name without slashes."""
+    known = {name: int(step) for name, step in steps.items() if step is not None and not math.isnan(step)}
+    times = Counter(known.values())
+    return {name: str(known[name]) if times[known.get(name, -1)] == 1 else name.replace("/", "_") for name in steps}
 
 
 def _identity(checkpoint: Checkpoint, status: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Trajectory:
     @classmethod
     def load(cls, folder: str | Path) -> "Trajectory":
         """The tables that `save` wrote, from the folder itself or a run that has one called `kolmogram`."""
-        folder = _tables_folder(Path(folder))
+        folder = tables_folder(Path(folder))
         try:
             rows = _read_parquet(folder / "trajectory.parquet")
             tensors = _read_parquet(folder / "tensors.parquet")
@@ -96,7 +96,8 @@ def make_rows(rows: Iterable[Mapping[str, Any]], order: Sequence[str] = ()) -> l
     return [{name: row.get(name, math.nan) for name in present} for row in rows]
 
 
-def _tables_folder(path: Path) -> Path:
+def tables_folder(path: Path) -> Path:
+    """The folder that holds the tables: the path itself, or `kolmogram` in a run."""
     for folder in (path, path / "kolmogram"):
         if (folder / "trajectory.parquet").is_file():
             return folder

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from kolmogram import cli
 from kolmogram.cli import main
 from kolmogram.engine.tasks.modular import OPERATIONS
+from kolmogram.engine.tasks.networks import ARCHITECTURES
 from kolmogram.engine.training.recipes import RECIPES
 from safetensors.torch import save_file
 
@@ -202,6 +203,7 @@ def test_doctor_says_which_backend_and_why():
 
 def test_choices_are_those_of_the_library():
     assert tuple(OPERATIONS) == cli.OPERATIONS
+    assert tuple(ARCHITECTURES) == cli.ARCHITECTURES
     assert tuple(RECIPES) == cli.RECIPES
 
 

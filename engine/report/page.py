@@ -42,6 +42,7 @@ def render(views: Sequence[View]) -> str:
         body.append(chart(charts.effective_ranks(view), *_RANKS))
         body.append(chart(charts.singular_values(view), *_SPECTRA))
         body.append(_table(view))
+        body.append(_proved(view))
         body.append(_provenance(view))
     return PAGE.format(
         title=_text(", ".join(view.name for view in views)),
@@ -97,6 +98,16 @@ def _table(view: View) -> str:
             rows.append(f"<tr class='problem'><td colspan='{len(names) + 1}'>{_text(row['status'])}</td></tr>")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f"<section><h2>Checkpoints</h2><div class='scroll'>{table}</div></section>"
+
+
+def _proved(view: View) -> str:
+    """Under which assumptions the bounds hold: nowhere without them."""
+    bounds = view.trajectory.provenance.get("bounds")
+    if not bounds:
+        return ""
+    items = "".join(f"<li>{_text(assumption)}</li>" for assumption in bounds["assumptions"])
+    told = f"With probability {bounds['confidence']:g} over the training sample, for all rows together, provided that"
+    return f"<section><h2>What the bounds assume</h2><p>{told}</p><ul>{items}</ul></section>"
 
 
 def _column_title(name: str) -> str:

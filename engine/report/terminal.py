@@ -10,10 +10,10 @@ from ..checkpoints import Checkpoint
 from ..inspection import InspectedTensor, weights_of
 from ..training.grokking import Metrics
 from ..trajectory import Trajectory
-from .view import View, format_bytes, format_cell
+from .view import View, format_bytes, format_cell, verdict
 
 LONG_TEXT = ("checkpoint", "status", "tensor", "state")
-TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what")
+TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what", "proves")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -46,6 +46,25 @@ def print_trajectory(trajectory: Trajectory) -> None:
     view = View(trajectory, "")
     columns = ("step" if view.has_steps else "checkpoint", *view.table_columns())
     print_table(columns, [[_cell(name, row[name]) for name in columns] for row in trajectory.rows])
+
+
+def print_bounds(trajectory: Trajectory) -> None:
+    """What the files prove, one row per checkpoint, and on stderr what it rests on."""
+    view = View(trajectory, "")
+    steps = "step" if view.has_steps else "checkpoint"
+    columns = (steps, *(name for name in _BOUND_COLUMNS if view.column(name)))
+    rows = [[*(_cell(name, row[name]) for name in columns), verdict(row)] for row in trajectory.rows]
+    print_table((*columns, "proves"), rows)
+    bounds = trajectory.provenance["bounds"]
+    print(f"With probability {bounds['confidence']:g}, for all rows together, provided that", file=sys.stderr)
+    for assumption in bounds["assumptions"]:
+        print(f"- {assumption}", file=sys.stderr)
+
+
+_BOUND_COLUMNS = (
+    "train_accuracy", "test_accuracy", "bound_epsilon", "bound_bytes", "description_ratio",
+    "population_description_ratio", "error_bound", "unseen_error_bound", "loss_bound", "unseen_loss_bound",
+)  # fmt: skip
 
 
 def print_problems(trajectory: Trajectory) -> int:

@@ -4,7 +4,7 @@ The page and the paper figure draw the same panels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,7 @@ class View:
         understanding = self._accuracy() or self._loss()
         complexity = self._complexity()
         weights = [] if complexity else [self._ranks(), self._entropy()]
-        return [panel for panel in (understanding, complexity, *weights) if panel]
+        return [panel for panel in (understanding, self._proved(), complexity, *weights) if panel]
 
     def complexity_columns(self) -> list[str]:
         """Columns of coded sizes, largest ε first."""
@@ -94,8 +94,15 @@ class View:
     def table_columns(self) -> tuple[str, ...]:
         """The columns that a table for people shows, of those that have anything in them."""
         before = ("epoch", "train_accuracy", "test_accuracy", "loss", "test_loss", "logged_loss", "eval_loss")
+        proved = (
+            "description_ratio",
+            "population_description_ratio",
+            "error_bound",
+            "unseen_error_bound",
+            "loss_bound",
+        )
         after = ("effective_rank", "entropy_bits@0.25", "l2_norm")
-        names = (*before, *self.complexity_columns(), *after)
+        names = (*before, *self.complexity_columns(), *proved, *after)
         return tuple(name for name in names if self.column(name))
 
     def tensor_values(self, measure: str) -> dict[str, list[float]]:
@@ -143,6 +150,14 @@ class View:
             for rank, name in enumerate(self.complexity_columns())
         ]
         return Panel("Complexity", "bytes", lines) if lines else None
+
+    def _proved(self) -> Panel | None:
+        """The bound that `kolmogram bound` added, and what it says nothing below."""
+        names = ("unseen_error_bound", "error_bound")
+        wanted = next((name for name in names if self.column(name)), names[-1])
+        lines = self._lines({wanted: ("at most", "measure"), "chance_error": ("chance", "measure")})
+        title = "Error on unseen examples" if wanted == names[0] else "Error on the population"
+        return Panel(title, "upper bound", lines, unit_interval=True) if len(lines) == 2 else None
 
     def _ranks(self) -> Panel | None:
         lines = self._lines({"effective_rank": ("effective rank", "measure")})
@@ -193,6 +208,15 @@ def findings(view: View) -> list[str]:
         order = "after" if passed > peak else "before" if passed < peak else "at"
         sentences.append(f"Test accuracy passes 0.9 {_at(view, passed)}, {order} the peak")
     return [sentence + "." for sentence in sentences]
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """Whether a row's bound on the error is worth anything: below chance, only below 1, or vacuous."""
+    unseen = row.get("unseen_error_bound", math.nan)
+    bound = row.get("error_bound", math.nan) if math.isnan(unseen) else unseen
+    if math.isnan(bound):
+        return "–"
+    return "below chance" if bound < row["chance_error"] else "below 1" if bound < 1 else "nothing"
 
 
 def format_bytes(size: float) -> str:

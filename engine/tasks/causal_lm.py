@@ -28,8 +28,11 @@ _BYTES = 256
 class CausalLMTask(Task):
     """Next-token loss on consecutive blocks of a text.
 
+    Tokens of one text depend on one another: there are description lengths of it, but no generalisation bounds.
     `tokens` (blocks, block length) int64; every block predicts its tokens 2..end, so `num_examples` counts those.
     """
+
+    exchangeable = False
 
     def __init__(self, model: nn.Module, tokens: Tensor, *, batch_size: int = 8) -> None:
         self._model = model.eval()

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..errors import TaskError
-from .networks import ARCHITECTURES, build
+from .networks import ARCHITECTURES, HEADS, WIDTH, build
 from .task import Task, check_names
 
 Params = Mapping[str, Tensor]
@@ -74,6 +74,7 @@ class ModularTask(Task):
         modulus: int = 113,
         architecture: str = "transformer",
         layers: int | None = None,
+        width: int = WIDTH,
         train_fraction: float | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -84,6 +85,8 @@ class ModularTask(Task):
             raise TaskError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
         if not _is_prime(modulus):
             raise TaskError(f"modulus {modulus} is not a prime; division needs inverses, choose e.g. 97 or 113")
+        if width < HEADS or width % HEADS:
+            raise TaskError(f"width {width} is not a multiple of the {HEADS} heads; choose e.g. 32 or 128")
         paper = OPERATIONS[operation]
         fraction = paper.train_fraction if train_fraction is None else train_fraction
         train, test = split_examples(operation, modulus, fraction, seed)
@@ -94,14 +97,16 @@ class ModularTask(Task):
             "modulus": modulus,
             "architecture": architecture,
             "layers": paper.layers if layers is None else layers,
+            "width": width,
             "train_fraction": fraction,
             "seed": seed,
         }
-        self.network = build(architecture, modulus, self.config["layers"])
+        self.network = build(architecture, modulus, self.config["layers"], width)
         self.train = Examples(train.pairs.to(device), train.labels.to(device))
         self.test = Examples(test.pairs.to(device), test.labels.to(device))
         self.num_examples = len(train)
-        self.num_classes = modulus + 2  # the network may also answer "op" and "="
+        self.population = len(train) + len(test)
+        self.num_classes = modulus
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None, where: Path | str) -> "ModularTask":
@@ -111,7 +116,7 @@ class ModularTask(Task):
             raise TaskError(f"{where}: config.json does not describe a modular run, it lacks {', '.join(missing)}")
         assert config is not None
         try:
-            return cls(**{key: config[key] for key in keys})
+            return cls(**{key: config[key] for key in keys}, width=config.get("width", WIDTH))
         except (TypeError, ValueError) as error:
             raise TaskError(f"{where}: config.json does not describe a modular run: {error}") from error
 

@@ -1,10 +1,14 @@
-"""The two networks of "The Complexity Dynamics of Grokking" (arXiv 2412.09810), as functions of their weights.
+"""The networks of "The Complexity Dynamics of Grokking" (arXiv 2412.09810) and a smaller one, as functions of weights.
 
 Sizes, initialisation and constants are the paper's: vocabulary p + 2 (p is the operation, p + 1 the equals sign), width
 128, 4 heads of 32, MLP of 512, post-LayerNorm blocks without a causal mask, biases everywhere. The positional table has
 p + 2 rows of which four are ever read, as in the authors' code: dead weights, which a good measure prices at nothing.
 One thing differs on purpose. The authors' attention sums the values over positions without the attention weights, so
 their queries and keys never train; here attention is softmax(QKᵀ/√d)·V.
+
+The third, `bilinear`, is a polynomial: a table for each operand, multiplied entry by entry, and an output table: a CP
+decomposition of the p × p × p tensor of answers. It groks like the others (compare Gromov 2023, arXiv 2301.02679), in
+seconds, and can become as small as its rule.
 
 Only the logits after "=" are wanted, of sequences [a, op, b, =], so two things are skipped. The last block answers that
 one position (with a single block its query is the same in every example). And the first block meets only 2p + 2
@@ -22,7 +26,7 @@ from torch import Tensor
 
 WIDTH = 128
 HEADS = 4
-MLP_WIDTH = 512
+EXPANSION = 4  # of the MLP in a block, and of the dense layers on four embeddings
 MLP_LAYERS = 3
 SEQUENCE = 4  # a, op, b, =
 LAYER_NORM_EPS = 1e-6  # flax
@@ -36,55 +40,64 @@ class Network:
 
     shapes: dict[str, tuple[int, ...]]
     logits: Callable[[Params, Tensor], Tensor]
-    """(weights, pairs (n, 2) of int64 operands) -> (n, p + 2)"""
+    """(weights, pairs (n, 2) of int64 operands) -> (n, p + 2), bilinear: (n, p)"""
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Fresh float32 weights as flax draws them: dense LeCun normal, embeddings of variance 1/width, biases zero."""
         return {name: _initial(name, shape, generator) for name, shape in self.shapes.items()}
 
 
-def transformer(modulus: int, layers: int) -> Network:
+def transformer(modulus: int, layers: int, width: int = WIDTH) -> Network:
     """The decoder; 242,547 weights for modulus 113 and one layer."""
     vocabulary = modulus + 2
     shapes: dict[str, tuple[int, ...]] = {
-        "embedding.weight": (vocabulary, WIDTH),
-        "positional_embedding.weight": (vocabulary, WIDTH),
+        "embedding.weight": (vocabulary, width),
+        "positional_embedding.weight": (vocabulary, width),
     }
     for layer in range(layers):
         block = f"layers.{layer}"
         for projection in ("query", "key", "value", "output"):
-            shapes |= _dense(f"{block}.attention.{projection}", WIDTH, WIDTH)
-        shapes |= _norm(f"{block}.attention_norm")
-        shapes |= _dense(f"{block}.mlp.up", WIDTH, MLP_WIDTH) | _dense(f"{block}.mlp.down", MLP_WIDTH, WIDTH)
-        shapes |= _norm(f"{block}.mlp_norm")
-    shapes |= _dense("output", WIDTH, vocabulary)
+            shapes |= _dense(f"{block}.attention.{projection}", width, width)
+        shapes |= _norm(f"{block}.attention_norm", width)
+        hidden = EXPANSION * width
+        shapes |= _dense(f"{block}.mlp.up", width, hidden) | _dense(f"{block}.mlp.down", hidden, width)
+        shapes |= _norm(f"{block}.mlp_norm", width)
+    shapes |= _dense("output", width, vocabulary)
     return Network(shapes, lambda params, pairs: _transformer_logits(params, pairs, modulus, layers))
 
 
-def mlp(modulus: int) -> Network:
+def mlp(modulus: int, width: int = WIDTH) -> Network:
     """Four embeddings side by side, three dense layers (ReLU after the first two, as the authors have it), output."""
-    vocabulary = modulus + 2
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary, WIDTH)}
+    vocabulary, hidden = modulus + 2, EXPANSION * width
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary, width)}
     for layer in range(MLP_LAYERS):
-        shapes |= _dense(f"layers.{layer}", MLP_WIDTH if layer else SEQUENCE * WIDTH, MLP_WIDTH)
-    shapes |= _dense("output", MLP_WIDTH, vocabulary)
+        shapes |= _dense(f"layers.{layer}", hidden if layer else SEQUENCE * width, hidden)
+    shapes |= _dense("output", hidden, vocabulary)
     return Network(shapes, lambda params, pairs: _mlp_logits(params, pairs, modulus))
 
 
-def build(architecture: str, modulus: int, layers: int) -> Network:
-    """The network called "transformer" or "mlp" (which ignores `layers`)."""
-    return transformer(modulus, layers) if architecture == "transformer" else mlp(modulus)
+def bilinear(modulus: int, width: int = WIDTH) -> Network:
+    """Logits output · (left[a] ⊙ right[b]): no operation sign, no biases."""
+    names = ("left_embedding", "right_embedding", "output")
+    return Network({f"{name}.weight": (modulus, width) for name in names}, _bilinear_logits)
 
 
-ARCHITECTURES = ("transformer", "mlp")
+def build(architecture: str, modulus: int, layers: int, width: int = WIDTH) -> Network:
+    """The network of that name in `ARCHITECTURES`; only the transformer has a number of `layers`."""
+    if architecture == "transformer":
+        return transformer(modulus, layers, width)
+    return mlp(modulus, width) if architecture == "mlp" else bilinear(modulus, width)
+
+
+ARCHITECTURES = ("transformer", "mlp", "bilinear")
 
 
 def _dense(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
-def _norm(name: str) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (WIDTH,), f"{name}.bias": (WIDTH,)}
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
 def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -104,7 +117,7 @@ def _linear(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def _layer_norm(params: Params, name: str, x: Tensor) -> Tensor:
-    return F.layer_norm(x, (WIDTH,), params[f"{name}.weight"], params[f"{name}.bias"], LAYER_NORM_EPS)
+    return F.layer_norm(x, x.shape[-1:], params[f"{name}.weight"], params[f"{name}.bias"], LAYER_NORM_EPS)
 
 
 def _distinct_tokens(params: Params, modulus: int) -> Tensor:
@@ -156,7 +169,7 @@ def _block(params: Params, block: str, x: Tensor, *, last_only: bool) -> Tensor:
 
 
 def _heads(params: Params, projection: str, x: Tensor) -> Tensor:
-    """A query, key or value of every row of x, split into heads: (..., width) -> (..., heads, 32)."""
+    """A query, key or value of every row of x, split into heads: (..., width) -> (..., heads, width/heads)."""
     return _linear(params, projection, x).unflatten(-1, (HEADS, -1))
 
 
@@ -178,10 +191,15 @@ def _after_attention(params: Params, block: str, x: Tensor, context: Tensor) -> 
 def _mlp_logits(params: Params, pairs: Tensor, modulus: int) -> Tensor:
     """The first layer sees four known places: it is applied to distinct tokens and its rows are added per example."""
     token, weight = params["embedding.weight"], params["layers.0.weight"]
-    of_a, of_op, of_b, of_equals = weight.unflatten(1, (SEQUENCE, WIDTH)).unbind(1)
+    of_a, of_op, of_b, of_equals = weight.unflatten(1, (SEQUENCE, -1)).unbind(1)
     a, b = token[:modulus] @ of_a.T, token[:modulus] @ of_b.T
     same = token[modulus] @ of_op.T + token[modulus + 1] @ of_equals.T + params["layers.0.bias"]
     x = F.embedding(pairs[:, 0], a + same) + F.embedding(pairs[:, 1], b)
     for layer in range(1, MLP_LAYERS):
         x = _linear(params, f"layers.{layer}", F.relu(x))
     return _linear(params, "output", x)
+
+
+def _bilinear_logits(params: Params, pairs: Tensor) -> Tensor:
+    left, right = F.embedding(pairs[:, 0], params["left_embedding.weight"]), params["right_embedding.weight"]
+    return left.mul(F.embedding(pairs[:, 1], right)) @ params["output.weight"].T

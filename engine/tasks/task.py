@@ -38,6 +38,13 @@ class Task(ABC):
     buffers: frozenset[str] = frozenset()
     """Names of tensors that are no parameters, where the task knows them: complexity keeps these to the byte."""
 
+    population: int | None = None
+    """Size of the finite population of which the training examples are a uniformly random subset; `test_loss` is then
+    over the rest of it. None: they are i.i.d."""
+
+    exchangeable: bool = True
+    """Whether the training examples are one or the other, as every generalisation bound needs."""
+
     @abstractmethod
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         """Mean training loss: a scalar in nats per example, differentiable in `params` (names as in the checkpoint)."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import KolmogramError
 from ..files import atomic_path, write_text
 from ..tasks.modular import ModularTask
+from ..tasks.networks import WIDTH
 from .noise import WeightNoise
 from .recipes import Recipe, recipe_for
 from .regularizer import SpectralEntropyRegularizer
@@ -55,6 +56,8 @@ def train(
     *,
     modulus: int = 113,
     architecture: str = "transformer",
+    width: int = WIDTH,
+    train_fraction: float | None = None,
     recipe: str | Recipe = "paper",
     seed: int = 0,
     epochs: int = 1000,
@@ -66,11 +69,13 @@ def train(
     """Train for `epochs`, or until the test accuracy reaches `until_accuracy`; returns the rows of metrics.csv.
 
     Checkpoints are kept at the epochs of `schedule` (default: 0 and int(1.3ⁿ)) and at the end. `progress` gets every
-    row when it has been measured. Raises KolmogramError if `out` holds a run with other settings.
+    row when it has been measured. The share of pairs to train on is by default the paper's for the operation. Raises
+    KolmogramError if `out` holds a run with other settings.
     """
     schedule = schedule or CheckpointSchedule()
     _check_device(device)
-    task = ModularTask(operation, modulus=modulus, architecture=architecture, seed=seed, device=device)
+    shape = {"modulus": modulus, "architecture": architecture, "width": width, "train_fraction": train_fraction}
+    task = ModularTask(operation, **shape, seed=seed, device=device)
     regularisation = recipe_for(recipe, operation) if isinstance(recipe, str) else recipe
     name = recipe if isinstance(recipe, str) else "custom"
     run = _Run(Path(out), task, regularisation, seed, device)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
-from kolmogram.engine.report.view import View, findings, format_bytes, format_cell, load_views, panel_titles
+from kolmogram.engine.report.view import View, findings, format_bytes, format_cell, load_views, panel_titles, verdict
 from kolmogram.engine.trajectory import Trajectory, make_rows
 
 
@@ -74,3 +74,23 @@ def test_sizes_for_people(size, text):
 )
 def test_cells_for_people(column, value, text):
     assert format_cell(column, value) == text
+
+
+def test_what_is_proved_is_a_panel_above_the_complexity(folder):
+    table = View.load(folder("addition", broken=False)).trajectory
+    bounds = {"unseen_error_bound": 0.4, "error_bound": 0.3, "chance_error": 0.9}
+    proved = View(Trajectory([row | bounds for row in table.rows], table.tensors), "run")
+    assert [panel.title for panel in proved.panels()] == ["Accuracy", "Error on unseen examples", "Complexity"]
+    assert [line.label for line in proved.panels()[1].lines] == ["at most", "chance"]
+    independent = View(Trajectory([row | bounds | {"unseen_error_bound": math.nan} for row in table.rows]), "run")
+    assert independent.panels()[1].title == "Error on the population"
+
+
+@pytest.mark.parametrize(
+    ("unseen", "population", "words"),
+    [(0.5, 0.4, "below chance"), (math.nan, 0.4, "below chance"), (0.95, 0.4, "below 1"), (1.0, 0.8, "nothing"),
+     (math.nan, math.nan, "–")],
+)  # fmt: skip
+def test_verdicts_are_about_what_was_not_seen(unseen, population, words):
+    row = {"unseen_error_bound": unseen, "error_bound": population, "chance_error": 0.9}
+    assert verdict(row) == words

@@ -85,11 +85,17 @@ def test_weights_that_do_not_fit_are_named(task, params):
         ({"operation": "addition", "modulus": 91}, "91 is not a prime"),
         ({"operation": "addition", "architecture": "rnn"}, "unknown architecture"),
         ({"operation": "addition", "train_fraction": 0.0}, "0 training"),
+        ({"operation": "addition", "width": 30}, "width 30 is not a multiple"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(TaskError, match=message):
         ModularTask(**settings)
+
+
+def test_the_training_pairs_are_a_part_of_a_known_population(task):
+    assert task.num_examples + len(task.test) == task.population == P * P
+    assert task.num_classes == P
 
 
 def test_a_config_that_lacks_something_says_what():

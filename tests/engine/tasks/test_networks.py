@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from kolmogram.engine.tasks.networks import Network, mlp, transformer
+from kolmogram.engine.tasks.networks import ARCHITECTURES, Network, bilinear, build, mlp, transformer
 from torch import nn
 from torch.func import functional_call, vmap
 
@@ -59,12 +59,23 @@ class PlainMLP(nn.Module):
         return self.output(third(second(first(x).relu()).relu()))
 
 
+class PlainBilinear(nn.Module):
+    def __init__(self, modulus):
+        super().__init__()
+        self.left_embedding, self.right_embedding = (nn.Embedding(modulus, 128) for _ in range(2))
+        self.output = nn.Linear(128, modulus, bias=False)
+
+    def forward(self, tokens):
+        return self.output(self.left_embedding(tokens[:, 0]) * self.right_embedding(tokens[:, 2]))
+
+
 P = 11
 CASES = {
     "one layer": (transformer(P, 1), PlainTransformer(P + 2, 1)),
     "two layers": (transformer(P, 2), PlainTransformer(P + 2, 2)),
     "three layers": (transformer(P, 3), PlainTransformer(P + 2, 3)),
     "mlp": (mlp(P), PlainMLP(P + 2)),
+    "bilinear": (bilinear(P), PlainBilinear(P)),
 }
 
 
@@ -111,6 +122,17 @@ def test_vmap_over_weights_equals_a_loop(case):
 
 def test_the_transformer_has_the_papers_size():
     assert sum(math.prod(shape) for shape in transformer(113, 1).shapes.values()) == 242_547
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_narrow_network_is_the_same_with_fewer_weights(architecture):
+    wide, narrow = build(architecture, P, 1), build(architecture, P, 1, width=16)
+    assert list(wide.shapes) == list(narrow.shapes)
+    assert sum(map(math.prod, wide.shapes.values())) > 7 * sum(map(math.prod, narrow.shapes.values()))
+    pairs, _ = pairs_and_tokens()
+    logits = [network.logits(random_params(network), pairs) for network in (wide, narrow)]
+    assert logits[0].shape == logits[1].shape
+    assert logits[1].isfinite().all()
 
 
 def test_only_four_rows_of_the_positional_table_are_read():

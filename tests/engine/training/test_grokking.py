@@ -74,6 +74,7 @@ def test_the_config_says_everything(run):
         "modulus": 11,
         "architecture": "transformer",
         "layers": 1,
+        "width": 128,
         "train_fraction": 0.2,
         "seed": 2,
         "recipe": "paper",
