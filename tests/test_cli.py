@@ -11,6 +11,7 @@ from kolmogram import cli
 from kolmogram.cli import main
 from kolmogram.engine.tasks.modular import OPERATIONS
 from kolmogram.engine.tasks.networks import ARCHITECTURES
+from kolmogram.engine.training.grokking import PRECISIONS
 from kolmogram.engine.training.recipes import RECIPES
 from safetensors.torch import save_file
 
@@ -205,6 +206,7 @@ def test_choices_are_those_of_the_library():
     assert tuple(OPERATIONS) == cli.OPERATIONS
     assert tuple(ARCHITECTURES) == cli.ARCHITECTURES
     assert tuple(RECIPES) == cli.RECIPES
+    assert tuple(PRECISIONS) == cli.PRECISIONS
 
 
 def test_python_dash_m_is_the_same_command():

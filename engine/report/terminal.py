@@ -130,7 +130,8 @@ class ProgressBars:
 
     def training(self, metrics: Metrics) -> None:
         """Move the bar of a training run; its end is not known where an accuracy ends it."""
-        self._show("training", metrics.epoch, self._epochs, f"test accuracy {metrics.test_accuracy:.3f}")
+        accuracies = f"accuracy train {metrics.train_accuracy:.3f}, test {metrics.test_accuracy:.3f}"
+        self._show("training", metrics.epoch, self._epochs, accuracies)
 
     def analysis(self, progress: Progress) -> None:
         """Move the bar of an analysis."""

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -33,6 +33,7 @@ from .schedule import CheckpointSchedule
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.98)
 BATCH_SIZE = 512
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EVALUATE_EVERY = 20  # epochs; about a second of the paper's network on two cores
 
 
@@ -64,22 +65,26 @@ def train(
     until_accuracy: float | None = None,
     schedule: CheckpointSchedule | None = None,
     device: str = "cpu",
+    compiled: bool = False,
+    precision: str = "float32",
     progress: Callable[[Metrics], None] | None = None,
 ) -> list[Metrics]:
     """Train for `epochs`, or until the test accuracy reaches `until_accuracy`; returns the rows of metrics.csv.
 
     Checkpoints are kept at the epochs of `schedule` (default: 0 and int(1.3ⁿ)) and at the end. `progress` gets every
-    row when it has been measured. The share of pairs to train on is by default the paper's for the operation. Raises
-    KolmogramError if `out` holds a run with other settings.
+    row when it has been measured. The share of pairs to train on is by default the paper's for the operation. With
+    `compiled` the loss goes through torch.compile; `precision` (of `PRECISIONS`) is that of its matrix products, while
+    weights and optimiser are always float32. Raises KolmogramError if `out` holds a run with other settings.
     """
     schedule = schedule or CheckpointSchedule()
-    _check_device(device)
+    _check(device, precision)
     shape = {"modulus": modulus, "architecture": architecture, "width": width, "train_fraction": train_fraction}
     task = ModularTask(operation, **shape, seed=seed, device=device)
     regularisation = recipe_for(recipe, operation) if isinstance(recipe, str) else recipe
     name = recipe if isinstance(recipe, str) else "custom"
-    run = _Run(Path(out), task, regularisation, seed, device)
-    run.open({"task": "modular", **task.config, "recipe": name, **asdict(regularisation)})
+    arithmetic = {"compiled": compiled, "precision": precision}
+    run = _Run(Path(out), task, regularisation, seed, device, **arithmetic)
+    run.open({"task": "modular", **task.config, "recipe": name, **asdict(regularisation), **arithmetic})
 
     def finished() -> bool:
         reached = until_accuracy is not None and bool(run.rows) and run.rows[-1].test_accuracy >= until_accuracy
@@ -105,11 +110,22 @@ def train(
 class _Run:
     """The state of one run: weights, optimiser, random numbers, and the rows measured so far."""
 
-    def __init__(self, folder: Path, task: ModularTask, recipe: Recipe, seed: int, device: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: ModularTask,
+        recipe: Recipe,
+        seed: int,
+        device: str,
+        *,
+        compiled: bool,
+        precision: str,
+    ) -> None:
         self._folder = folder
         self._task = task
         self._recipe = recipe
         self._device = device
+        self._loss = task_loss(task, device, compiled, precision)
         self._order = torch.Generator().manual_seed(seed)
         self._random = torch.Generator(device).manual_seed(seed)
         self._noise = WeightNoise(recipe.noise, self._random)
@@ -135,7 +151,7 @@ class _Run:
 
     def _train_step(self, pairs: Tensor, labels: Tensor) -> None:
         with self._noise(self._weights) if self._recipe.noise else nullcontext():
-            loss = F.cross_entropy(self._task.network.logits(self._weights, pairs), labels)
+            loss = self._loss(self._weights, pairs, labels)
             if self._recipe.spectral_weight:
                 loss = loss + self._penalty(self._weights)
             loss.backward()
@@ -207,7 +223,19 @@ class _Run:
         self._seconds = self.rows[-1].seconds
 
 
-def _check_device(device: str) -> None:
+def task_loss(task: ModularTask, device: str, compiled: bool, precision: str) -> Callable[..., Tensor]:
+    """The function (weights, pairs, labels) -> mean cross-entropy in nats that a step differentiates."""
+
+    def loss(weights: Mapping[str, Tensor], pairs: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(torch.device(device).type, PRECISIONS[precision], enabled=precision != "float32"):
+            return F.cross_entropy(task.network.logits(weights, pairs), labels)
+
+    return torch.compile(loss, dynamic=False) if compiled else loss
+
+
+def _check(device: str, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise KolmogramError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from kolmogram.engine.errors import KolmogramError
-from kolmogram.engine.tasks.modular import ModularTask
+from kolmogram.engine.tasks.modular import OPERATIONS, ModularTask
+from kolmogram.engine.tasks.networks import ARCHITECTURES
 from kolmogram.engine.training.grokking import Metrics, train
 from kolmogram.engine.training.recipes import RECIPES, Recipe, recipe_for
 from kolmogram.engine.training.schedule import CheckpointSchedule
@@ -82,6 +84,8 @@ def test_the_config_says_everything(run):
         "spectral_weight": 0.1,
         "noise": 0.01,
         "spectra_every": 16,
+        "compiled": False,
+        "precision": "float32",
     }
 
 
@@ -206,3 +210,33 @@ def test_a_folder_that_is_no_run_says_so_in_one_line(tmp_path, name, content, me
 def test_a_device_that_is_not_there(tmp_path):
     with pytest.raises(KolmogramError, match="device 'abacus' cannot be used here"):
         train("addition", tmp_path, epochs=1, device="abacus", **SMALL)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_operation_and_architecture_learns(operation, architecture, tmp_path):
+    rows = train(operation, tmp_path, architecture=architecture, width=16, epochs=20, recipe="none", **SMALL)
+    assert rows[-1].train_loss < rows[0].train_loss
+
+
+def test_bfloat16_products_change_the_loss_a_little_and_the_weights_stay_float32(tmp_path):
+    options = {"epochs": 10, "recipe": "none", "width": 16, **SMALL}
+    exact = train("addition", tmp_path / "float32", **options)
+    rounded = train("addition", tmp_path / "bfloat16", precision="bfloat16", **options)
+    assert rounded[-1].train_loss != exact[-1].train_loss
+    assert rounded[-1].train_loss == pytest.approx(exact[-1].train_loss, rel=0.05)
+    weights = checkpoints(tmp_path / "bfloat16")["step-00000020.safetensors"]
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    with pytest.raises(KolmogramError, match="another run is here \\(precision 'bfloat16'\\)"):
+        train("addition", tmp_path / "bfloat16", **options)
+    with pytest.raises(KolmogramError, match="unknown precision 'int8'; choose from float32, bfloat16"):
+        train("addition", tmp_path, precision="int8", **options)
+
+
+def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+    """What is traced; the code that is made of it is the compiler's affair, and takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    options = {"epochs": 2, "width": 16, **SMALL}
+    train("addition", tmp_path / "eager", **options)
+    train("addition", tmp_path / "compiled", compiled=True, **options)
+    assert_same_run(tmp_path / "eager", tmp_path / "compiled")
