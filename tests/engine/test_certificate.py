@@ -1,6 +1,9 @@
 """What the files of an analysis prove: the numbers belong to the decoded networks and of the right theorem."""
 
 import math
+import runpy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,8 +169,6 @@ def test_another_task_or_no_files_are_one_line(out, tmp_path):
 
 
 def test_a_missing_file_is_named(out, tmp_path):
-    import shutil
-
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
     lost = next((copy / "kolmo").glob("*@0.5.kolmo"))
@@ -177,8 +178,6 @@ def test_a_missing_file_is_named(out, tmp_path):
 
 
 def test_a_checkpoint_without_a_file_is_nan(out, tmp_path):
-    import shutil
-
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
     table = Trajectory.load(copy)
@@ -188,3 +187,13 @@ def test_a_checkpoint_without_a_file_is_nan(out, tmp_path):
     first, second = bound(copy).rows[:2]
     assert np.isnan([first["unseen_error_bound"], first["description_ratio"], first["bound_bytes"]]).all()
     assert not math.isnan(second["unseen_error_bound"])
+
+
+def test_the_benchmark_of_bounds_prints_a_row_for_every_epsilon(tmp_path):
+    scope = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "bounds.py"))
+    options = ["bilinear 32", "-o", str(tmp_path), "--modulus", "13", "--epochs", "2", "-e", "1", "-e", "0.1"]
+    result = CliRunner().invoke(scope["main"], options)
+    assert result.exit_code == 0, result.output
+    rows = result.stdout.strip().splitlines()
+    assert len(rows) == 4
+    assert len({row.count("|") for row in rows}) == 1
