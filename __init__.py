@@ -20,6 +20,8 @@ _WHERE = {
     "Task": ".engine.tasks",
     "analyze": ".engine.analysis",
     "complexity": ".engine.coarse",
+    "compress": ".engine.compression",
+    "decompress": ".engine.compression",
     "bound": ".engine.certificate",
     "certify": ".engine.certificate",
     "quantized_entropy": ".kernels.dispatch",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from .engine.certificate import bound, certify
     from .engine.checkpoints import Checkpoint, Run, open_run
     from .engine.coarse import complexity
+    from .engine.compression import compress, decompress
     from .engine.errors import KolmogramError
     from .engine.tasks import Task
     from .engine.training.noise import WeightNoise

@@ -15,7 +15,7 @@ from .engine.errors import KolmogramError
 
 OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
 ARCHITECTURES = ("transformer", "mlp", "bilinear")
-PRECISIONS = ("float32", "bfloat16")
+CODERS = ("mixing", "ans", "zstd", "bzip2")
 RECIPES = ("paper", "weight_decay", "spectral", "noise", "none")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -126,6 +126,45 @@ def inspect(checkpoint: str) -> None:
 
 
 @main.command()
+@click.argument("checkpoint")
+@click.option("-o", "--output", type=FILE, required=True, help="The file, .kolmo.")
+@click.option("-t", "--task", help="As in analyze.  [default: the run's own]")
+@click.option("-e", "--epsilon", type=float, help="Allowed rise of the loss in nats.  [default: 1]")
+@click.option("-D", "--relative-error", type=float, help="Allowed squared error of the weights, in place of a task.")
+@click.option("--coder", type=click.Choice(CODERS), default="mixing", show_default=True, help="ans is fast.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+def compress(checkpoint: str, output: Path, **options: Any) -> None:
+    """Write one CHECKPOINT as a .kolmo file.
+
+    The smallest found whose decoded weights keep the training loss within epsilon, or whose squared error is at most
+    a share of the squared weights.
+
+    \b
+    Example:
+      kolmogram compress model.safetensors -o model.kolmo --task my_task.py --epsilon 0.1
+      kolmogram compress model.safetensors -o model.kolmo --relative-error 0.01
+    """  # noqa: D301
+    from .engine.compression import compress_checkpoint
+    from .engine.report.terminal import print_table
+
+    found = compress_checkpoint(checkpoint, output, **options)
+    columns = ("bytes", "original_bytes", "ratio", "relative_error", "original_loss", "loss")
+    print_table(columns, [tuple(_short(getattr(found, column)) for column in columns)])
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", type=FILE, required=True, help="The checkpoint, .safetensors.")
+@click.option("--max-weights", type=click.IntRange(1), help="Read larger files.  [default: 1024 weights a byte]")
+def decompress(file: Path, output: Path, max_weights: int | None) -> None:
+    """Write a .kolmo FILE as safetensors."""
+    from .engine.compression import decompress_file
+
+    decompress_file(file, output, max_weights)
+    click.echo(output)
+
+
+@main.command()
 @click.argument("operation", type=click.Choice(OPERATIONS))
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--modulus", type=int, default=113, show_default=True, help="A prime.")
@@ -137,8 +176,6 @@ def inspect(checkpoint: str) -> None:
 @click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on a GPU or over many epochs.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Of products.")
 def train(operation: str, out: Path, **options: Any) -> None:
     """Train a grokking run.
 

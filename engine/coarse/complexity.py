@@ -5,6 +5,7 @@ result.bytes, result.loss, result.per_tensor
 result.save("network.kolmo")
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Complexity:
         """The weights that the file stands for."""
         if self.encoded is None:
             raise CodecError(f"there is nothing to decode: {self.status}")
-        return decode(self.encoded)
+        return decode(self.encoded, sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _result(search: Search, point: Point | None, epsilon: float, seconds: float)
     """Decode the file, look at the loss of what comes out, and only then report its size."""
     if point is None:
         point = search.exact_point()
-    loss = search.loss(decode(point.encoded.data))
+    loss = search.loss(decode(point.encoded.data, sys.maxsize))
     costs = {
         name: TensorCost(point.encoded.tensor_bytes[name], transform_name(code)) for name, code in point.codes.items()
     }
