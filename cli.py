@@ -15,6 +15,7 @@ from .engine.errors import KolmogramError
 
 OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
 ARCHITECTURES = ("transformer", "mlp", "bilinear")
+PRECISIONS = ("float32", "bfloat16")
 CODERS = ("mixing", "ans", "zstd", "bzip2")
 RECIPES = ("paper", "weight_decay", "spectral", "noise", "none")
 
@@ -176,6 +177,8 @@ def decompress(file: Path, output: Path, max_weights: int | None) -> None:
 @click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on a GPU or over many epochs.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Of products.")
 def train(operation: str, out: Path, **options: Any) -> None:
     """Train a grokking run.
 
