@@ -48,7 +48,7 @@ class Phases:
 
 
 def find_phases(steps: Sequence[float], sizes: Sequence[float], seed: int = 0) -> Phases:
-    """Phases of a trajectory: its steps and its sizes, in any unit; checkpoints without a positive size do not count."""
+    """Phases of a trajectory, from its steps and sizes in any unit; what has no positive size does not count."""
     known = [i for i, size in enumerate(sizes) if np.isfinite(size) and size > 0 and np.isfinite(steps[i])]
     if len(known) < 3:
         return Phases(None, None, None)

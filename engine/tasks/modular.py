@@ -144,6 +144,13 @@ class ModularTask(Task):
         return {f"{part}_accuracy": self.evaluate(params, getattr(self, part))[1] for part in ("train", "test")}
 
     @torch.no_grad()
+    def predictions(self, params: Params) -> Tensor:
+        """The answers (pairs,) int64 to all pairs, seen and unseen, in the order of (a, b)."""
+        pairs = torch.cat([self.train.pairs, self.test.pairs])
+        order = (pairs[:, 0] * self.config["modulus"] + pairs[:, 1]).argsort()
+        return self.network.logits(params, pairs[order]).argmax(-1)
+
+    @torch.no_grad()
     def evaluate(self, params: Params, examples: Examples) -> tuple[float, float]:
         """(mean loss in nats, accuracy) on `train` or `test`, from one forward pass."""
         logits = self._logits(params, examples)

@@ -104,3 +104,11 @@ def test_a_config_that_lacks_something_says_what():
         ModularTask.from_config(config, "runs/x")
     with pytest.raises(TaskError, match=r"runs/x: config.json does not describe a modular run: "):
         ModularTask.from_config(config | {"modulus": "x", "architecture": "mlp"}, "runs/x")
+
+
+def test_predictions_are_a_table_in_the_order_of_the_operands():
+    task = ModularTask("division", modulus=11)
+    params = task.network.initial(torch.Generator().manual_seed(0))
+    table = task.predictions(params).view(11, 10)  # nothing is divided by zero
+    for (a, b), answer in zip(task.test.pairs, task.network.logits(params, task.test.pairs).argmax(-1), strict=True):
+        assert table[a, b - 1] == answer
