@@ -60,7 +60,7 @@ def realisable(size: int, nats: float) -> float:
 def kl_inverse(risk: float, exponent: float) -> float:
     """The largest r with kl(risk ‖ r) ≤ exponent: a bound on the risk where `exponent` is nats/n.
 
-    For the mean of i.i.d. losses in [0, 1] (Hoeffding 1963, Theorem 1; Langford 2005, Corollary 3.2); never above
+    For the mean of i.i.d. losses in [0, 1] (Hoeffding 1963, Theorem 1; Langford 2005, §3); never above
     `hoeffding` (Pinsker), equal to `realisable` at risk 0.
     """
     return _largest(lambda r: binary_kl(risk, r), risk, 1.0, exponent)
@@ -171,8 +171,8 @@ class LossBound:
 def loss_bound(losses: NDArray[np.float64], classes: int, sample: Sample, nats: float) -> LossBound:
     """The best bound over `ALPHAS` on the cross-entropy of (1 − α)·p(y|x) + α/classes, from (n,) losses −ln p in nats.
 
-    Smoothing bounds the loss: its range is ln(1 + (1 − α)·classes/α) (Lotfi et al. 2024, arXiv 2312.17173, §4.2). α is
-    chosen by the data; its ln(number of choices) nats are added here.
+    Smoothing bounds the loss: its range is ln(1 + (1 − α)·classes/α) (Lotfi et al. 2024, arXiv 2312.17173: prediction
+    smoothing). α is chosen by the data; its ln(number of choices) nats are added here.
     """
     bounds = (_smoothed_bound(losses, classes, alpha, sample, nats + math.log(len(ALPHAS))) for alpha in ALPHAS)
     return min(bounds, key=lambda bound: bound.population)

@@ -2,7 +2,7 @@
 
     total = bits of the model file, as a prefix code + Σᵢ −log₂ p(yᵢ | xᵢ, decoded model)
 
-(Rissanen 1978; Grünwald, The Minimum Description Length Principle, 2007, §3.1). The inputs are known to both sides. The
+(Rissanen 1978; Grünwald 2007, The Minimum Description Length Principle). The inputs are known to both sides. The
 second part is the ideal code length: an arithmetic coder for all labels together needs at most 2 bits more.
 """
 
