@@ -261,9 +261,8 @@ def figure(folders: tuple[Path, ...], output: Path) -> None:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON instead of tables.")
 @click.option("--trace", type=FILE, help="Write a Chrome trace of analysing --run.")
-def profile(
-    size: tuple[int, ...], run: str | None, task: str | None, device: str, as_json: bool, trace: Path | None
-) -> None:
+@click.option("--proton", type=FILE, help="Write Triton's own profile of the kernels, .hatchet; on a GPU.")
+def profile(size: tuple[int, ...], as_json: bool, trace: Path | None, **options: Any) -> None:
     """Measure the kernels against this machine's own limits.
 
     Milliseconds and GB/s of every kernel, beside what torch offers for the same answer, and the share of the read
@@ -272,11 +271,11 @@ def profile(
     from .engine import profiling
     from .engine.report.terminal import print_table
 
-    if trace is not None and run is None:
+    if trace is not None and options["run"] is None:
         raise click.UsageError("--trace needs --run")
-    report = profiling.profile(size, device, run, task)
-    if trace is not None and run is not None:
-        profiling.trace(trace, run, task, device)
+    report = profiling.profile(size, **options)
+    if trace is not None:
+        profiling.trace(trace, options["run"], options["task"], options["device"])
     if as_json:
         click.echo(report.to_json())
         return
@@ -284,7 +283,7 @@ def profile(
     print_table(tuple(rows[0]), [tuple(map(_short, row.values())) for row in rows])
     if report.stages:
         print_table(("stage", "seconds"), [(stage, f"{seconds:.2f}") for stage, seconds in report.stages.items()])
-    click.echo(f"{report.device}: {report.backend} ({report.backend_reason})", err=True)
+    click.echo(report.summary(), err=True)
 
 
 def _short(value: object) -> str:
