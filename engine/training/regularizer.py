@@ -38,8 +38,9 @@ class SpectralEntropyRegularizer:
 
     `every=k` computes singular bases on each k-th call and holds them in between, where value and gradient are those of
     the current weights in the held bases: two matrix products in place of a decomposition. That is exact while the
-    weights do not change (gradient accumulation), and close for dozens of steps. Held are m² numbers for a matrix whose
-    shorter side is m; under FSDP2 on every rank.
+    weights do not change (gradient accumulation); otherwise the value is close, and the gradient is where singular
+    values are not near zero (docs/regularizer.md). Held are m² numbers for a matrix whose shorter side is m; under
+    FSDP2 on every rank.
     """
 
     def __init__(
