@@ -93,7 +93,8 @@ def _markers(logs: np.ndarray, noise: float) -> tuple[int | None, int | None, in
     if fallen:
         half_way = (smooth[peak] + after) / 2
         fall = peak + int(np.argmax(smooth[peak:] <= half_way))
-    return onset, peak if fallen else None, fall
+    largest = max(range(max(0, peak - 1), min(len(logs), peak + 2)), key=lambda i: logs[i])
+    return onset, largest if fallen else None, fall
 
 
 def _median_of_three(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ FORMATS = (".pdf", ".png", ".svg")
 
 _COLUMN_INCHES = 3.4
 _PANEL_INCHES = 1.45
-_RC: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 7.5,
@@ -56,7 +56,7 @@ def draw(views: Sequence[View], path: Path) -> None:
     titles = panel_titles(views)
     if not titles:
         raise KolmogramError(f"{views[0].name}: no column to draw; analyze with a task, or with the spectrum measure")
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(STYLE):
         heights = [0.8 if i == 0 and len(titles) > 1 else 1.2 for i in range(len(titles))]
         figure = Figure((_COLUMN_INCHES, _PANEL_INCHES * sum(heights) + 0.3), layout="constrained")
         FigureCanvasAgg(figure)

@@ -1,0 +1,127 @@
+"""What the grid says, in numbers: one row per run, and the tables of docs/reproduction.md."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kolmogram.engine.files import write_text
+from runs import GridRun
+from tables import ACCURATE, COMPLEXITY, PROXIES, Columns, fallen, passes, phases, read, steepest
+
+Row = dict[str, Any]
+
+
+def summarise(tables: Mapping[GridRun, Path], folder: Path) -> str:
+    """Write summary.csv and summary.md into `folder`; returns the latter."""
+    rows = [summary(run, read(path)) for run, path in tables.items()]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "summary.csv", text.getvalue())
+    grokked = [row for row in rows if not math.isnan(row["accurate"])]
+    sections = {
+        "Phases": markdown(map(phase_row, rows)),
+        "Order of events": markdown(map(order_row, grokked)),
+        "Naive proxies": markdown(map(proxy_row, rows)),
+        "The regulariser against weight decay alone": markdown(regulariser_rows(rows)),
+    }
+    page = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table) + "\n"
+    write_text(folder / "summary.md", page)
+    return page
+
+
+def summary(run: GridRun, table: Columns) -> Row:
+    """Everything that the tables below say of one run; steps and bytes."""
+    found = phases(table)
+    row: Row = {"operation": run.operation, "recipe": run.recipe, "seed": run.seed, "last_step": table["step"][-1]}
+    row |= {f"accuracy_{level}": passes(table, "test_accuracy", level) for level in (0.1, 0.5)}
+    row["accurate"] = passes(table, "test_accuracy", ACCURATE)
+    for name, phase in (("onset", found.onset), ("peak", found.peak), ("fall", found.fall)):
+        row[name] = phase.step if phase else math.nan
+        row[f"{name}_confidence"] = phase.confidence if phase else math.nan
+    row |= {f"fallen_{share}": fallen(table, share) for share in (0.1, 0.5, 0.9)}
+    sizes = table[COMPLEXITY]
+    row |= {"largest_bytes": np.nanmax(sizes), "final_bytes": sizes[-1]}
+    row |= {"final_train_accuracy": table["train_accuracy"][-1], "final_test_accuracy": table["test_accuracy"][-1]}
+    for column in PROXIES:
+        fall = phases(table, column).fall
+        row |= {f"{column}_fall": fall.step if fall else math.nan, f"{column}_steepest": steepest(table, column)}
+    return row
+
+
+def phase_row(row: Row) -> Row:
+    """Markers of one run beside the step at which it can do the test."""
+    cells = {"run": name(row), "test accuracy 0.9": count(row["accurate"])}
+    for marker in ("onset", "peak", "fall"):
+        confidence = row[f"{marker}_confidence"]
+        cells[marker] = "none" if math.isnan(confidence) else f"{count(row[marker])} ({confidence:.2f})"
+    cells["fall / accuracy 0.9"] = ratio(row["fall"], row["accurate"])
+    return cells | {"largest, bytes": count(row["largest_bytes"]), "last, bytes": count(row["final_bytes"])}
+
+
+def order_row(row: Row) -> Row:
+    """Steps of complexity's fall and of accuracy's rise, in shares of each."""
+    cells = {"run": name(row)}
+    cells |= {f"fallen {share:.0%}": count(row[f"fallen_{share}"]) for share in (0.1, 0.5, 0.9)}
+    steps = {0.1: row["accuracy_0.1"], 0.5: row["accuracy_0.5"], ACCURATE: row["accurate"]}
+    return cells | {f"test accuracy {level}": count(step) for level, step in steps.items()}
+
+
+def proxy_row(row: Row) -> Row:
+    """For each proxy the fall that `phases` finds, and its steepest descent, as multiples of the step of accuracy."""
+    cells = {"run": name(row), "C₁, fall": found(row["fall"], row["accurate"])}
+    for column, title in PROXIES.items():
+        cells[f"{title}, fall"] = found(row[f"{column}_fall"], row["accurate"])
+        cells[f"{title}, steepest"] = ratio(row[f"{column}_steepest"], row["accurate"])
+    return cells
+
+
+def regulariser_rows(rows: Sequence[Row]) -> Iterable[Row]:
+    """Final networks of an operation under the recipe and under weight decay alone."""
+    decayed = {row["operation"]: row for row in rows if row["recipe"] == "weight_decay"}
+    for row in rows:
+        if row["recipe"] == "paper" and row["seed"] == 0 and (other := decayed.get(row["operation"])):
+            yield {
+                "operation": row["operation"],
+                "recipe, bytes": count(row["final_bytes"]),
+                "weight decay, bytes": count(other["final_bytes"]),
+                "ratio": ratio(row["final_bytes"], other["final_bytes"]),
+                "recipe, test accuracy": f"{row['final_test_accuracy']:.3f}",
+                "weight decay, test accuracy": f"{other['final_test_accuracy']:.3f}",
+            }
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """A table of rows with equal keys; nothing of none."""
+    rows = list(rows)
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def name(row: Row) -> str:
+    """A run's name for people."""
+    return f"{row['operation']}, {row['recipe'].replace('_', ' ')}, {row['seed']}"
+
+
+def found(step: float, accurate: float) -> str:
+    """A fall relative to the step of accuracy; where that is never reached, the step of the false alarm."""
+    if math.isnan(step):
+        return "none"
+    return f"at {count(step)}" if math.isnan(accurate) else ratio(step, accurate)
+
+
+def ratio(step: float, other: float) -> str:
+    """A quotient, or a dash."""
+    return "–" if math.isnan(step / other) else f"{step / other:.2f}"
+
+
+def count(value: float) -> str:
+    """A whole number with separators, or a dash."""
+    return "–" if math.isnan(value) else f"{value:,.0f}"
