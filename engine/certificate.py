@@ -95,7 +95,7 @@ def certify(file: bytes, task: Any, delta: float = DELTA) -> Certificate:
     if not getattr(task, "exchangeable", True):
         nothing = ErrorBounds(*[math.nan] * 5), LossBound(*[math.nan] * 3)
         return Certificate(len(file), errors, labels, everything, *nothing)
-    nats = complexity_nats(prefix_bits(len(file)), delta)
+    nats = complexity_nats(prefix_bits(len(file)) + 1, delta)  # the bit: errors and loss are bounded together
     bounds = error_bounds(errors, sample, nats), loss_bound(losses, classes, sample, nats)
     return Certificate(len(file), errors, labels, everything, *bounds)
 

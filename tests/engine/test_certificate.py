@@ -68,7 +68,7 @@ def test_a_network_that_knows_the_rule_proves_it(task, found):
 def test_the_numbers_are_those_of_the_decoded_network(task, found):
     decoded = found.decode()
     proof = certify(found.encoded, task, delta=0.01)
-    nats = complexity_nats(prefix_bits(len(found.encoded)), 0.01)
+    nats = complexity_nats(prefix_bits(len(found.encoded)) + 1, 0.01)
     assert proof.errors == error_bounds(0, Sample(task.num_examples, P * P), nats)
     each = task.per_example_loss(decoded).double()
     assert proof.labels.label_bits == pytest.approx(float(each.sum()) / math.log(2))
