@@ -33,7 +33,7 @@ def overview(views: Sequence[View]) -> Chart:
             layout["annotations"] += _end_labels(views[0], panels[0][2], f"y{number}", height)
     layout["xaxis"] = _step_axis(views) | {"anchor": f"y{'' if len(titles) == 1 else len(titles)}", "showspikes": True}
     if len(views) == 1:
-        _mark_peak(layout, views[0], titles)
+        _mark_phases(layout, views[0], titles)
     return {"data": traces, "layout": layout}
 
 
@@ -278,17 +278,24 @@ def _end_labels(view: View, panel: Panel, axis: str, height: float) -> list[dict
     return labels
 
 
-def _mark_peak(layout: dict[str, Any], view: View, titles: Sequence[str]) -> None:
-    """A thin line through all panels where the complexity is highest."""
+def _mark_phases(layout: dict[str, Any], view: View, titles: Sequence[str]) -> None:
+    """Thin lines through all panels where the complexity is highest and where it is half fallen."""
     names = view.complexity_columns()
     if not names or not view.has_steps:
         return
     values = view.column(names[0]) or []
     peak = max((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
-    at = {"x0": view.x[peak], "x1": view.x[peak], "y0": 0, "y1": 1, "yref": "paper"}
+    axis = "y" if len(titles) == 1 else f"y{len(titles)}"
     line = {"color": MUTED, "width": 1, "dash": "dot"}
-    layout["shapes"].append({"type": "line", "line": line, "layer": "below", **at})
-    where = {"x": math.log10(view.x[peak]), "y": values[peak], "yref": "y" if len(titles) == 1 else f"y{len(titles)}"}
+    fall = view.phases.fall
+    for i in [peak, fall.index] if fall else [peak]:
+        at = {"x0": view.x[i], "x1": view.x[i], "y0": 0, "y1": 1, "yref": "paper"}
+        layout["shapes"].append({"type": "line", "line": line, "layer": "below", **at})
+    if fall:
+        where = {"x": math.log10(view.x[fall.index]), "y": 0, "yref": axis}
+        place = {"showarrow": False, "xanchor": "left", "yanchor": "bottom", "xshift": 3}
+        layout["annotations"].append({"text": "fall", "font": {"color": MUTED, "size": 12}, **where, **place})
+    where = {"x": math.log10(view.x[peak]), "y": values[peak], "yref": axis}
     place = {"showarrow": False, "xanchor": "center", "yanchor": "bottom", "yshift": 5, "bgcolor": "#ffffff"}
     font = {"color": role_colour("complexity"), "size": 13}
     layout["annotations"].append({"text": f"<b>{format_bytes(values[peak])}</b>", "font": font, **where, **place})

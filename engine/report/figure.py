@@ -76,7 +76,7 @@ def _draw_panel(axis: "Axes", views: Sequence[View], title: str) -> None:
     _style_panel(axis, shown[0][2])
     if len(views) == 1:
         _label_ends(axis, views[0], shown[0][2])
-        _mark_peak(axis, views[0], shown[0][2])
+        _mark_phases(axis, views[0], shown[0][2])
     if len(views) > 1 and axis.get_subplotspec().is_last_row():  # pyright: ignore[reportOptionalMemberAccess]
         handles, labels = axis.get_legend_handles_labels()
         axis.legend(handles, labels, frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2)
@@ -117,18 +117,23 @@ def _label_ends(axis: "Axes", view: View, panel: Panel) -> None:
         axis.annotate(line.label, at, (5, offset), textcoords="offset points", va="center", **style)
 
 
-def _mark_peak(axis: "Axes", view: View, panel: Panel) -> None:
-    """A dotted line where the complexity is highest, through every panel, with the size in the lowest."""
+def _mark_phases(axis: "Axes", view: View, panel: Panel) -> None:
+    """Dotted lines where the complexity is highest and half fallen, through every panel; the size in the lowest."""
     names = view.complexity_columns()
     values = view.column(names[0]) if names else None
     if values is None:
         return
     peak = max((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
-    axis.axvline(view.x[peak], color=MUTED, linewidth=0.6, linestyle=":")
+    fall = view.phases.fall
+    for i in [peak, fall.index] if fall else [peak]:
+        axis.axvline(view.x[i], color=MUTED, linewidth=0.6, linestyle=":")
     if panel.unit == "bytes":
         at, box = (view.x[peak], values[peak]), {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
         style = {"color": role_colour("complexity"), "ha": "center", "fontsize": 7, "bbox": box}
         axis.annotate(format_bytes(values[peak]), at, (0, 4), textcoords="offset points", **style)
+        if fall:
+            at = (view.x[fall.index], 0)
+            axis.annotate("fall", at, (2, 3), textcoords="offset points", color=MUTED, fontsize=7)
 
 
 def _step_axis(axis: "Axes", views: Sequence[View]) -> None:

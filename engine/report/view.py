@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...analyzers.phases import Phases, find_phases
 from ..errors import KolmogramError
 from ..trajectory import Trajectory
 
@@ -90,6 +91,12 @@ class View:
             name for name in self.trajectory.columns if name.partition("@")[0] in ("complexity_bytes", "paper_bytes")
         ]
         return sorted((name for name in names if self.column(name)), key=lambda name: -float(name.partition("@")[2]))
+
+    @cached_property
+    def phases(self) -> Phases:
+        """Onset, peak and fall of the complexity at the largest ε."""
+        columns = self.complexity_columns()
+        return find_phases(self.steps, (self.column(columns[0]) or []) if columns else [])
 
     def table_columns(self) -> tuple[str, ...]:
         """The columns that a table for people shows, of those that have anything in them."""
@@ -202,6 +209,9 @@ def findings(view: View) -> list[str]:
         ratio = f"{values[peak] / values[last]:.1f} times less"
         sentence += f" and falls to {format_bytes(values[last])} {_at(view, last)}, {ratio}"
     sentences = [sentence]
+    if fall := view.phases.fall:
+        half_way = f"{_at(view, fall.index)} (confidence {fall.confidence:.2f})"
+        sentences.append(f"By its sizes alone, the fall is half-way {half_way}")
     accuracy = view.column("test_accuracy")
     passed = next((i for i, value in enumerate(accuracy or []) if value >= 0.9), None)
     if passed is not None:
