@@ -8,14 +8,14 @@ import numpy as np
 from kolmogram.engine.files import atomic_path
 from kolmogram.engine.report.figure import STYLE
 from kolmogram.engine.report.style import HAIRLINE, MUTED, RUNS, lighten
-from runs import OPERATIONS, RECIPES, GridRun
+from runs import OPERATIONS, GridRun
 from tables import ACCURATE, COMPLEXITY, PROXIES, Columns, passes, phases, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = dict(zip(RECIPES, RUNS, strict=False))
 NAMES = {"paper": "the paper's recipe", "none": "no regularisation", "weight_decay": "weight decay alone"}
+COLOURS = dict(zip(NAMES, RUNS, strict=False))
 
 
 def draw(tables: Mapping[GridRun, Path], folder: Path) -> None:
@@ -54,14 +54,14 @@ def draw_operation(axes: Sequence["Axes"], runs: Mapping[GridRun, Columns]) -> N
     from matplotlib.ticker import EngFormatter
 
     accuracy, complexity = axes
-    for recipe in RECIPES:
+    for recipe in NAMES:
         seeds = [table for run, table in runs.items() if run.recipe == recipe]
         if seeds:
             band(accuracy, seeds, "train_accuracy", lighten(COLOURS[recipe], 0.55), "")
             band(accuracy, seeds, "test_accuracy", COLOURS[recipe], "")
             band(complexity, seeds, COMPLEXITY, COLOURS[recipe], NAMES[recipe])
     for run, table in runs.items():
-        if fall := phases(table).fall:
+        if run.recipe in NAMES and (fall := phases(table).fall):
             for axis in axes:
                 axis.axvline(fall.step, color=COLOURS[run.recipe], linewidth=0.6, linestyle=":")
     complexity.yaxis.set_major_formatter(EngFormatter("B", sep=" "))

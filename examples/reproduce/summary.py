@@ -82,18 +82,17 @@ def proxy_row(row: Row) -> Row:
 
 
 def regulariser_rows(rows: Sequence[Row]) -> Iterable[Row]:
-    """Final networks of an operation under the recipe and under weight decay alone."""
-    decayed = {row["operation"]: row for row in rows if row["recipe"] == "weight_decay"}
-    for row in rows:
-        if row["recipe"] == "paper" and row["seed"] == 0 and (other := decayed.get(row["operation"])):
-            yield {
-                "operation": row["operation"],
-                "recipe, bytes": count(row["final_bytes"]),
-                "weight decay, bytes": count(other["final_bytes"]),
-                "ratio": ratio(row["final_bytes"], other["final_bytes"]),
-                "recipe, test accuracy": f"{row['final_test_accuracy']:.3f}",
-                "weight decay, test accuracy": f"{other['final_test_accuracy']:.3f}",
-            }
+    """The last networks of seed 0: weight decay alone, with the spectral-entropy regulariser, and with noise."""
+    recipes = {"weight_decay": "weight decay", "noiseless": "and spectral entropy", "paper": "and noise"}
+    last = {(row["operation"], row["recipe"]): row for row in rows if row["seed"] == 0}
+    for operation in dict.fromkeys(row["operation"] for row in rows):
+        found = {title: last.get((operation, recipe)) for recipe, title in recipes.items()}
+        cells = {"operation": operation}
+        cells |= {f"{title}, C₁": count(row["final_bytes"]) if row else "–" for title, row in found.items()}
+        cells |= {
+            f"{title}, accuracy": f"{row['final_test_accuracy']:.3f}" if row else "–" for title, row in found.items()
+        }
+        yield cells
 
 
 def markdown(rows: Iterable[Row]) -> str:

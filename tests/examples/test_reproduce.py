@@ -30,7 +30,7 @@ def example():
 
 def test_the_grid_is_what_the_figure_needs(example):
     runs = example["runs"].grid()
-    assert len({run.name for run in runs}) == len(runs) == 20
+    assert len({run.name for run in runs}) == len(runs) == 24
     assert {run.operation for run in runs} <= set(OPERATIONS)
     assert all(run.epochs in CheckpointSchedule() for run in runs)
     layers = [OPERATIONS[run.operation].layers for run in runs]
@@ -87,7 +87,7 @@ def test_tables_and_figures_of_some_runs(example, tmp_path):
     assert "| addition, paper, 0 |" in page
     with (tmp_path / "summary.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert all(1 / 1.7 < float(row["fall"]) / float(row["accurate"]) < 1.7 for row in rows if row["recipe"] != "none")
     example["figure"].draw(written, tmp_path)
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("grokking", "proxies"))
