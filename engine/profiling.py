@@ -35,7 +35,7 @@ SEAMS = {
     "rates": ["kernels.dispatch:FineHistogram.rates"],
     "spectra": ["kernels.dispatch:singular_values"],
     "search": ["engine.coarse:complexity_curve"],
-    "loss": ["engine.coarse.search:Search.loss"],
+    "loss": ["engine.coarse.loss:Loss._value"],
     "coding": ["engine.coarse.search:encode"],
 }
 """Stage of `analyze` → the functions in which it happens. What a stage inside another takes is not the outer one's.

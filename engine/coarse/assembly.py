@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +49,7 @@ class Assembler:
     weights: Mapping[str, FloatArray]
     curvature: Mapping[str, Curvature]
     fourier: Mapping[str, tuple[Basis, Basis]]
+    threads: Executor | None = None
     bases: dict[str, tuple[Basis, Basis]] = field(default_factory=dict)
     _views: dict[tuple, View] = field(default_factory=dict)
     _codes: dict[tuple, Candidate] = field(default_factory=dict)
@@ -83,6 +85,23 @@ class Assembler:
         self, name: str, level: float, earlier: Sequence[Decoded], kinds: frozenset[Kind] = ALL_KINDS
     ) -> Candidate:
         """The best code of one tensor at log noise `level`, after the `earlier` ones of the file."""
+        return self.codes(name, level, earlier, (kinds,))[0]
+
+    def codes(
+        self, name: str, level: float, earlier: Sequence[Decoded], choices: Sequence[frozenset[Kind]]
+    ) -> list[Candidate]:
+        """The best code of each of several choices of kinds, worked out side by side."""
+        view, bases, key = self._view(name, earlier)
+        rounded = round(level * GRID)
+        missing = [kinds for kinds in choices if (*key, rounded, kinds) not in self._codes]
+        coder, noise = self.coders[name], math.exp(rounded / GRID)
+        work = self.threads.map if self.threads is not None and len(missing) > 1 else map
+        made = list(work(lambda kinds: coder.best(noise, bases, view, kinds), missing))
+        self._codes |= {(*key, rounded, kinds): code for kinds, code in zip(missing, made, strict=True)}
+        return [self._codes[*key, rounded, kinds] for kinds in choices]
+
+    def _view(self, name: str, earlier: Sequence[Decoded]) -> tuple[View, tuple[Basis, Basis], tuple]:
+        """The tensor in its planned bases, as far as they are to be had, and what tells this view from others."""
         coder = self.coders[name]
         planned = self.bases.get(name, (IDENTITY, IDENTITY))
         bases = (self._usable(planned[0], earlier), self._usable(planned[1], earlier))
@@ -92,11 +111,7 @@ class Assembler:
             m, n = coder.weights.shape
             matrices = (basis_matrix(bases[0], m, earlier), basis_matrix(bases[1], n, earlier))
             self._views[key] = coder.view(matrices, sources)
-        view = self._views[key]
-        rounded = round(level * GRID)
-        if (*key, rounded, kinds) not in self._codes:
-            self._codes[*key, rounded, kinds] = coder.best(math.exp(rounded / GRID), bases, view, kinds)
-        return self._codes[*key, rounded, kinds]
+        return self._views[key], bases, key
 
     @staticmethod
     def is_valid(candidate: Candidate, earlier: Sequence[Decoded]) -> bool:

@@ -145,7 +145,7 @@ def complexity_curve(
     points = search.run(epsilons)
     seconds = time.perf_counter() - began
     results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))
-    return ComplexityCurve(search.original_loss, tuple(results))
+    return ComplexityCurve(search.loss.original, tuple(results))
 
 
 def _result(search: Search, point: Point | None, epsilon: float, seconds: float) -> Complexity:
@@ -156,16 +156,16 @@ def _result(search: Search, point: Point | None, epsilon: float, seconds: float)
     costs = {
         name: TensorCost(point.encoded.tensor_bytes[name], transform_name(code)) for name, code in point.codes.items()
     }
-    feasible = loss <= search.original_loss + epsilon
+    feasible = loss <= search.loss.original + epsilon
     return Complexity(
         epsilon,
         len(point.encoded.data),
         loss,
-        search.original_loss,
+        search.loss.original,
         costs,
-        search.evaluations,
+        search.loss.evaluations,
         seconds,
-        "ok" if feasible else f"the decoded loss {loss:.6g} exceeds {search.original_loss:.6g} + {epsilon:g}",
+        "ok" if feasible else f"the decoded loss {loss:.6g} exceeds {search.loss.original:.6g} + {epsilon:g}",
         point.encoded.data if feasible else None,
         tuple(search.trace),
     )

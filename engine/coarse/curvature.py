@@ -20,15 +20,16 @@ from torch.overrides import TorchFunctionMode
 from ..codec.exact import FloatArray
 from ..codec.representation import matrix_shape
 from ..tasks import Task
+from .loss import part_of
 
 LARGEST_SIDE = 1024
 """Axes longer than this get a diagonal metric."""
 
 
 class Curvature(NamedTuple):
-    """dL ≈ tr(Eᵀ A E G): `rows` A ([m, m] or [m], mean diagonal 1) and `columns` G ([n, n] or [n]) of an [m.
+    """The loss of an error E ([m, n]) is about tr(Eᵀ A E G).
 
-    N] matrix.
+    `rows` is A ([m, m] or [m], mean diagonal 1), `columns` is G ([n, n] or [n]).
     """
 
     rows: FloatArray
@@ -55,13 +56,15 @@ def moments(
 ) -> dict[str, Moments]:
     """Fisher moments at `params` of every tensor that the loss sees, averaged over `draws` backward passes.
 
+    Each pass is on another part of the examples.
+
     `fixed` tensors are needed by the loss and have no curvature of their own.
     """
     total: dict[str, Moments] = {}
     for draw in range(draws):
         point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         with _Uses(point) as uses:
-            objective = _signed_loss(task, {**fixed, **point}, generator)
+            objective = _signed_loss(part_of(task, generator), {**fixed, **point}, generator)
         gradients = torch.autograd.grad(objective, list(point.values()), allow_unused=True)
         for name, gradient in zip(point, gradients, strict=True):
             if gradient is None:

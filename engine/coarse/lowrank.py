@@ -5,6 +5,7 @@ solve and round the left sides again; and once more the right. A component that 
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..codec.exact import FloatArray
 from ..codec.representation import nearest_step, step_size
 from .rate import row_bits
 from .rounding import Metric, round_matrix
+
+_Map = Callable[[np.ndarray], np.ndarray]
 
 CUT = 0.3  # singular directions below this many noise levels never survive
 ROTATED_CUT = 1.5  # those above it are worth rotating
@@ -29,32 +32,30 @@ class Factors(NamedTuple):
 
 
 class Decomposition(NamedTuple):
-    """The whitened SVD: W = Σ_i left_i S_i right_iᵀ, left [m, r] and right [r.
-
-    N] brought back from the whitened space.
-    """
+    """The whitened SVD, brought back: W = Σ_i left_i singular_i right_i, `left` [m, r] and `right` [r, n]."""
 
     left: FloatArray
     singular: FloatArray
     right: FloatArray
 
 
-def _root(metric: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Square root and inverse square root of a damped metric ([n, n], or [n])."""
-    if metric.ndim == 1:
-        root = np.sqrt(metric)
-        return np.diag(root), np.diag(1 / root)
-    values, vectors = np.linalg.eigh(metric)
-    root = np.sqrt(np.maximum(values, 1e-30))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
-
-
 def decompose(weights: FloatArray, rows: Metric, columns: Metric) -> Decomposition:
-    """The SVD of `weights` ([m, n]) in the damped metrics of its two sides."""
-    a, a_inverse = _root(rows.damped)
-    g, g_inverse = _root(columns.damped)
-    u, s, v = np.linalg.svd(a @ weights @ g, full_matrices=False)
-    return Decomposition(a_inverse @ u, s, v @ g_inverse)
+    """The SVD of `weights` ([m, n]) in the damped metrics of its two sides.
+
+    Any root of a metric whitens it; its Cholesky factor is the cheapest.
+    """
+    (half, unhalf), (half_columns, unhalf_columns) = _root(rows.damped), _root(columns.damped)
+    u, s, v = np.linalg.svd(half_columns(half(weights).T).T, full_matrices=False)
+    return Decomposition(unhalf(u), s, unhalf_columns(v.T).T)
+
+
+def _root(metric: FloatArray) -> tuple[_Map, _Map]:
+    """For a metric M = L Lᵀ ([n, n], or [n]) the maps x → Lᵀ x and x → L⁻ᵀ x."""
+    if metric.ndim == 1:
+        root = np.sqrt(metric)[:, None]
+        return lambda x: root * x, lambda x: x / root
+    lower = np.linalg.cholesky(metric)
+    return lambda x: lower.T @ x, lambda x: np.linalg.solve(lower.T, x)
 
 
 def _apply(metric: FloatArray, matrix: FloatArray) -> FloatArray:
@@ -62,9 +63,9 @@ def _apply(metric: FloatArray, matrix: FloatArray) -> FloatArray:
 
 
 def _solve(sides: FloatArray, metric: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Gram matrix [r, r] of `sides` ([r, k]) in the metric, and the other sides ([r, n]) that fit `weights` ([k.
+    """The Gram matrix [r, r] of `sides` ([r, k]) in the metric, and the other sides [r, n].
 
-    N]) best.
+    These are the ones that fit `weights` ([k, n]) best.
     """
     weighted = _apply(metric, sides.T).T
     gram = weighted @ sides.T

@@ -110,26 +110,42 @@ def _round(
 def round_matrix(weights: FloatArray, rows: Metric, columns: Metric, step: FloatArray, slope: float) -> IntArray:
     """Integers ([m, n]) for `weights` ([m, n]) in units of `step` ([m], one per row) at `slope` distortion per bit."""
     order_rows, order_columns = rows.order, columns.order
-    sorted_weights = np.ascontiguousarray(weights[np.ix_(order_rows, order_columns)])
-    sorted_step = np.ascontiguousarray(step[order_rows])
+    sorted_weights = _gathered(weights, order_rows, order_columns)
+    sorted_step = step[order_rows]
     (lower_rows, price_rows), (lower_columns, price_columns) = rows.factors, columns.factors
     symbols, errors = np.empty_like(sorted_weights), np.empty_like(sorted_weights)
-    mean = np.abs(np.rint(sorted_weights / sorted_step[:, None])).mean(1)
+    mean = _mean_magnitudes(sorted_weights, sorted_step)
     for _ in range(2 if slope > 0 else 1):
-        per_unit = laplace_costs(np.maximum(mean, 0.02))[1]
-        _round(
-            sorted_weights,
-            lower_rows,
-            price_rows,
-            lower_columns,
-            price_columns,
-            sorted_step,
-            slope,
-            np.minimum(per_unit, 6.0),
-            symbols,
-            errors,
-        )
+        per_unit = np.minimum(laplace_costs(np.maximum(mean, 0.02))[1], 6.0)
+        metric = (lower_rows, price_rows, lower_columns, price_columns)
+        _round(sorted_weights, *metric, sorted_step, slope, per_unit, symbols, errors)
         mean = np.abs(symbols).mean(1)
-    result = np.empty(weights.shape, np.int64)
-    result[np.ix_(order_rows, order_columns)] = symbols
+    return _scattered(symbols, order_rows, order_columns)
+
+
+@njit(cache=True, nogil=True)
+def _gathered(weights: FloatArray, rows: IntArray, columns: IntArray) -> FloatArray:
+    result = np.empty((rows.size, columns.size))
+    for i in range(rows.size):
+        for j in range(columns.size):
+            result[i, j] = weights[rows[i], columns[j]]
     return result
+
+
+@njit(cache=True, nogil=True)
+def _scattered(symbols: FloatArray, rows: IntArray, columns: IntArray) -> IntArray:
+    result = np.empty(symbols.shape, np.int64)
+    for i in range(rows.size):
+        for j in range(columns.size):
+            result[rows[i], columns[j]] = int(symbols[i, j])
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _mean_magnitudes(weights: FloatArray, step: FloatArray) -> FloatArray:
+    """Mean of |round(w / step)| of each row."""
+    result = np.zeros(step.size)
+    for i in range(step.size):
+        for j in range(weights.shape[1]):
+            result[i] += np.floor(abs(weights[i, j]) / step[i] + 0.5)
+    return result / weights.shape[1]

@@ -44,6 +44,10 @@ class Candidate(NamedTuple):
         """The code itself."""
         return self.decoded.representation
 
+    def cost(self, level: float) -> float:
+        """Modelled distortion and bits in one number, at log noise `level`."""
+        return self.distortion + BITS_PER_NOISE * math.exp(2 * level) * self.bits
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -118,6 +122,10 @@ class TensorCoder:
 
     def zero(self) -> Candidate:
         """The code that drops the tensor."""
+        return self._zero
+
+    @cached_property
+    def _zero(self) -> Candidate:
         zeros = np.zeros_like(self.weights)
         return Candidate(Decoded(ZERO, zeros, (None, None)), 2.0, self.distortion(zeros))
 

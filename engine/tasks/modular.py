@@ -1,5 +1,6 @@
 """Modular arithmetic as in "The Complexity Dynamics of Grokking": six operations on Z/p."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,14 @@ class ModularTask(Task):
         logits = self._logits(params, self.train)
         labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
         return F.cross_entropy(logits, labels, reduction="none")
+
+    def subset(self, size: int, generator: torch.Generator) -> "ModularTask":
+        """The same task on `size` of its training pairs, drawn without replacement."""
+        chosen = torch.randperm(len(self.train), generator=generator)[:size].to(self.train.labels.device)
+        part = copy.copy(self)
+        part.train = Examples(self.train.pairs[chosen], self.train.labels[chosen])
+        part.num_examples = len(part.train)
+        return part
 
     def test_loss(self, params: Params) -> Tensor:
         return F.cross_entropy(self._logits(params, self.test), self.test.labels)

@@ -1,0 +1,66 @@
+"""The loss as the search asks for it: on all examples where a decision is final, on a random part of them elsewhere."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import KolmogramError
+from ..tasks import Task
+
+PART = 800
+"""Examples of the part."""
+
+
+def part_of(task: Task, generator: torch.Generator) -> Task:
+    """The task on about `PART` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
+    subset = getattr(task, "subset", None)
+    if subset is None or (task.num_examples or 0) < 1.5 * PART:
+        return task
+    return subset(PART, generator)
+
+
+class Loss:
+    """Mean training loss in nats per example, infinite where it is not a number; `fixed` tensors always come along.
+
+    Raises KolmogramError if the loss of `original` itself is not finite.
+    """
+
+    def __init__(
+        self, task: Task, original: Mapping[str, Tensor], fixed: Mapping[str, Tensor], generator: torch.Generator
+    ) -> None:
+        self.task = task
+        self.fixed = fixed
+        self.evaluations = 0
+        self._part = part_of(task, generator)
+        self.original = self(original)
+        if self.original == math.inf:
+            raise KolmogramError(
+                "the loss of the checkpoint itself is not a finite number: check the task's data and names"
+            )
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the part is less than the whole."""
+        return self._part is not self.task
+
+    def __call__(self, params: Mapping[str, Tensor]) -> float:
+        return self._value(self.task, params)
+
+    def on_part(self, params: Mapping[str, Tensor]) -> float:
+        """The loss on the part: the same examples at every call, so that differences mean something."""
+        return self._value(self._part, params)
+
+    def gradients(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Its gradient on the part, of every tensor that it depends on."""
+        point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+        loss = self._part.loss({**self.fixed, **point})
+        gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
+        return {name: g for name, g in zip(point, gradients, strict=True) if g is not None}
+
+    def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
+        self.evaluations += 1
+        with torch.no_grad():
+            value = float(task.loss({**self.fixed, **params}))
+        return value if math.isfinite(value) else math.inf
