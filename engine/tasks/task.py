@@ -26,6 +26,8 @@ class Task(ABC):
     - `sampled_loss(params, generator) -> (n,)`: the same with labels drawn from the model (Fisher statistics)
     - `error_rate(params) -> float`: share of training examples that are wrong (generalisation bounds)
     - `test_loss(params) -> Tensor`: scalar, nats per example on held-out data
+    - `subset(size, generator) -> Task`: the task on about `size` of its examples, drawn at random (the search asks a
+      part of them where a decision is not final)
     - `accuracies(params) -> dict[str, float]`: further columns of the trajectory, by name
     """
 
@@ -87,6 +89,17 @@ class ModuleTask(Task):
         total = sum(self._loss_fn(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
         assert isinstance(total, Tensor)
         return total / sum(len(targets) for _, targets in self._batches)
+
+    def subset(self, size: int, generator: torch.Generator) -> "ModuleTask":
+        """The same task on as many of its batches, in random order, as hold `size` targets."""
+        part = copy.copy(self)
+        part._batches, part.num_examples = [], 0
+        for index in torch.randperm(len(self._batches), generator=generator).tolist():
+            if part.num_examples >= size:
+                break
+            part._batches.append(self._batches[index])
+            part.num_examples += len(self._batches[index][1])
+        return part
 
     def _outputs(self, params: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """What the module makes of each batch, with the batch's targets."""

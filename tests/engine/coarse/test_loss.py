@@ -1,0 +1,76 @@
+"""The loss on all examples and on a part of them."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from kolmogram.engine.coarse.loss import PART, Loss, part_of
+from kolmogram.engine.errors import KolmogramError
+from kolmogram.engine.tasks import Task
+from kolmogram.engine.tasks.modular import ModularTask
+
+
+@pytest.fixture(scope="module")
+def modular():
+    return ModularTask("addition", modulus=53, train_fraction=0.6)
+
+
+@pytest.fixture
+def weights(modular):
+    return modular.network.initial(torch.Generator().manual_seed(0))
+
+
+def batches(count, size=100):
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(size, 4, generator=generator), torch.arange(size) % 3) for _ in range(count)]
+
+
+def test_a_small_task_is_not_divided(task, params):
+    loss = Loss(task, params, {}, torch.Generator())
+    assert not loss.is_divided
+    assert loss.on_part(params) == loss(params) == loss.original
+
+
+def test_a_part_is_the_same_at_every_call_and_near_the_whole(modular, weights):
+    loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
+    assert loss.is_divided
+    before = loss.evaluations
+    assert loss.on_part(weights) == loss.on_part(weights)
+    assert loss.evaluations == before + 2
+    assert loss.on_part(weights) == pytest.approx(loss(weights), abs=0.1)
+    assert loss.on_part(weights) != loss(weights)
+
+
+def test_parts_are_examples_of_the_task_without_repetition(modular):
+    part = part_of(modular, torch.Generator().manual_seed(2))
+    pairs = {tuple(pair) for pair in part.train.pairs.tolist()}
+    assert len(pairs) == part.num_examples == PART
+    assert pairs <= {tuple(pair) for pair in modular.train.pairs.tolist()}
+    assert modular.num_examples == int(0.6 * 53 * 53), "the task itself is as it was"
+
+
+def test_a_module_is_divided_by_its_batches():
+    task = Task.from_module(torch.nn.Linear(4, 3), batches(20), F.cross_entropy)
+    part = part_of(task, torch.Generator().manual_seed(0))
+    assert part.num_examples == PART
+    assert task.num_examples == 2000
+    weights = torch.nn.Linear(4, 3).state_dict()
+    assert float(part.loss(weights)) == pytest.approx(float(part.per_example_loss(weights).mean()))
+
+
+def test_gradients_are_those_of_the_part(modular, weights):
+    loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
+    step = {name: torch.full_like(value, 1e-3) for name, value in weights.items()}
+    ahead = loss.on_part({name: weights[name] + step[name] for name in weights})
+    behind = loss.on_part({name: weights[name] - step[name] for name in weights})
+    slope = sum(float((g * step[name]).sum()) for name, g in loss.gradients(weights).items())
+    assert (ahead - behind) / 2 == pytest.approx(slope, rel=0.02)
+
+
+def test_no_number_is_infinite_and_an_original_without_one_is_refused(task, params):
+    loss = Loss(task, params, {}, torch.Generator())
+    broken = {**params, "down.weight": params["down.weight"] * math.nan}
+    assert loss(broken) == math.inf
+    with pytest.raises(KolmogramError, match="not a finite number"):
+        Loss(task, broken, {}, torch.Generator())
