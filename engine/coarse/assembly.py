@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,7 +48,6 @@ class Assembler:
     weights: Mapping[str, FloatArray]
     curvature: Mapping[str, Curvature]
     fourier: Mapping[str, tuple[Basis, Basis]]
-    threads: Executor | None = None
     bases: dict[str, tuple[Basis, Basis]] = field(default_factory=dict)
     _views: dict[tuple, View] = field(default_factory=dict)
     _codes: dict[tuple, Candidate] = field(default_factory=dict)
@@ -90,14 +88,12 @@ class Assembler:
     def codes(
         self, name: str, level: float, earlier: Sequence[Decoded], choices: Sequence[frozenset[Kind]]
     ) -> list[Candidate]:
-        """The best code of each of several choices of kinds, worked out side by side."""
+        """The best code of each of several choices of kinds."""
         view, bases, key = self._view(name, earlier)
         rounded = round(level * GRID)
         missing = [kinds for kinds in choices if (*key, rounded, kinds) not in self._codes]
         coder, noise = self.coders[name], math.exp(rounded / GRID)
-        work = self.threads.map if self.threads is not None and len(missing) > 1 else map
-        made = list(work(lambda kinds: coder.best(noise, bases, view, kinds), missing))
-        self._codes |= {(*key, rounded, kinds): code for kinds, code in zip(missing, made, strict=True)}
+        self._codes |= {(*key, rounded, kinds): coder.best(noise, bases, view, kinds) for kinds in missing}
         return [self._codes[*key, rounded, kinds] for kinds in choices]
 
     def _view(self, name: str, earlier: Sequence[Decoded]) -> tuple[View, tuple[Basis, Basis], tuple]:

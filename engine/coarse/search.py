@@ -8,7 +8,6 @@ attention) stay fine because every step is checked; dead ones vanish at once.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -76,7 +75,6 @@ class Search:
         self._fourier = fourier_bases(self.matrices)
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
-        self._threads: ThreadPoolExecutor | None = None
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
@@ -84,8 +82,7 @@ class Search:
         left = [epsilon for epsilon in epsilons if epsilon not in found]
         if self.weights and left:
             best: dict[float, State] = {}
-            # Small matrices: in BLAS more threads only wait for each other; codes are worked out side by side.
-            with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as self._threads:
+            with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
                 state = self._start(min(left))
                 self._offer(best, state, left)
                 for epsilon in sorted(set(left) & best.keys()):
@@ -143,7 +140,7 @@ class Search:
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
         curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
-        assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier, threads=self._threads)
+        assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier)
         if state is not None:
             assembler.plan(state.levels, state.decoded)
         return assembler
