@@ -28,9 +28,9 @@ def draw(tables: Mapping[GridRun, Path], folder: Path) -> None:
     shown = [operation for operation in OPERATIONS if any(run.operation == operation for run in measured)]
     if not shown:
         return
-    for name, rows, panel in (("grokking", 2, draw_operation), ("proxies", 1, draw_proxies)):
+    for name, rows, panel in (("grokking", 2, draw_operation), ("proxies", 2, draw_proxies)):
         with mpl.rc_context(STYLE):
-            figure = Figure((2.1 * len(shown) + 0.6, 1.6 * rows + 0.6), layout="constrained")
+            figure = Figure((max(6.0, 2.1 * len(shown) + 0.6), 1.6 * rows + 0.6), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.subplots(rows, len(shown), sharex="col", sharey="row", squeeze=False)
             for column, operation in enumerate(shown):
@@ -71,17 +71,16 @@ def draw_operation(axes: Sequence["Axes"], runs: Mapping[GridRun, Columns]) -> N
 
 
 def draw_proxies(axes: Sequence["Axes"], runs: Mapping[GridRun, Columns]) -> None:
-    """C₁ and the naive proxies of the recipe's first run, each in shares of its own largest value after memorising."""
-    for run, table in runs.items():
-        if run.recipe == "paper" and run.seed == 0:
+    """C₁ and the naive proxies of seed 0, each in shares of its largest: the recipe above, no regularisation below."""
+    for axis, recipe in zip(axes, ("paper", "none"), strict=True):
+        for table in [table for run, table in runs.items() if (run.recipe, run.seed) == (recipe, 0)]:
             columns = {COMPLEXITY: "C₁", **PROXIES}
             for colour, (column, label) in zip(RUNS, columns.items(), strict=False):
-                axes[0].plot(table["step"], table[column] / np.nanmax(table[column]), color=colour, label=label)
-            axes[0].axvline(
-                passes(table, "test_accuracy", ACCURATE), color=MUTED, linestyle=":", label="test accuracy 0.9"
-            )
-    axes[0].set_ylim(bottom=0)
-    style(axes[0], "share of the largest")
+                axis.plot(table["step"], table[column] / np.nanmax(table[column]), color=colour, label=label)
+            accurate = passes(table, "test_accuracy", ACCURATE)
+            axis.axvline(accurate, color=MUTED, linestyle=":", label="test accuracy 0.9")
+        axis.set_ylim(bottom=0)
+        style(axis, NAMES[recipe])
 
 
 def band(axis: "Axes", seeds: Sequence[Columns], column: str, colour: str, label: str) -> None:
