@@ -3,17 +3,17 @@
     python examples/reproduce                         # everything; hours on two cores
     python examples/reproduce train -o runs/grid      # a stage: train, analyze, authors, draw
     python examples/reproduce analyze --only 'addition-*'
-    python examples/reproduce --quick                 # the same on tiny networks, in a minute, to see it work
+    python examples/reproduce --quick                 # the same on tiny networks, in minutes, to see it work
 
 Kill it at any moment and start it again: it goes on where it was. Runs lie in OUT/NAME, their tables in RESULTS as CSV.
 """
 
 import argparse
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from figure import draw
+from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.report.terminal import ProgressBars
 from kolmogram.engine.training.grokking import train
 from measure import measure
@@ -25,31 +25,34 @@ STAGES = ("train", "analyze", "authors", "draw")
 
 
 def main() -> None:
-    """Do the stages that were asked for."""
+    """Do the stages that were asked for, each for all runs; those that are not trained yet are passed over."""
     arguments = parse()
     runs = [run for run in grid(arguments.quick) if fnmatch(run.name, arguments.only)]
     results = arguments.results or (arguments.out / "results" if arguments.quick else HERE / "results")
-
-    def table(run: GridRun) -> Path:
-        return results / f"{run.name}.csv"
-
-    def each(stage: str, work: Callable[[GridRun, ProgressBars], object]) -> None:
+    for stage in arguments.stages:
         for run in runs:
-            if stage in arguments.stages:
+            folder = arguments.out / run.name
+            if stage == "train" or (stage != "draw" and (folder / "metrics.csv").is_file()):
                 print(f"{stage} {run.name}", flush=True)
-                with ProgressBars(run.epochs) as bars:
-                    work(run, bars)
-
-    each(
-        "train",
-        lambda run, bars: train(run.operation, arguments.out / run.name, progress=bars.training, **run.options()),
-    )
-    each("analyze", lambda run, bars: measure(arguments.out / run.name, table(run), bars.analysis))
-    each("authors", lambda run, bars: measure(arguments.out / run.name, table(run), bars.analysis, authors=True))
+                do(stage, run, folder, results)
     if "draw" in arguments.stages:
-        tables = {run: table(run) for run in runs if table(run).is_file()}
+        tables = {run: path for run in runs if (path := table(run, results)).is_file()}
         draw(tables, results)
         print(summarise(tables, results))
+
+
+def do(stage: str, run: GridRun, folder: Path, results: Path) -> None:
+    """One stage of one run."""
+    with ProgressBars(run.epochs) as bars:
+        if stage == "train":
+            train(run.operation, folder, progress=bars.training, **run.options())
+        else:
+            measure(folder, table(run, results), bars.analysis, authors=stage == "authors")
+
+
+def table(run: GridRun, results: Path) -> Path:
+    """Where the numbers of a run go."""
+    return results / f"{run.name}.csv"
 
 
 def parse() -> argparse.Namespace:
@@ -68,4 +71,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KolmogramError as error:
+        raise SystemExit(f"Error: {error}") from None
