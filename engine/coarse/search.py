@@ -33,7 +33,8 @@ RISE_RATIO = 6.0  # by which a sweep may raise the rise
 MARGIN = 1.3  # on what a sweep aims at
 NEAR = 0.6  # share of ε from which on sweeps are counted
 FINAL_SWEEPS = 4  # there
-SETTLED = 0.98  # of the bytes before: a sweep that gains less counts twice
+SETTLED, FALLING = 0.02, 0.08  # share of the bytes: who gains less counts twice, who gains more not at all
+OVER = 2.0  # times the price that a nat has after a sweep that ended above ε
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
 MEMORY = 0.6  # share of the curvature that a sweep keeps from the ones before
 FIRST_DRAWS, DRAWS = 4, 2  # backward passes at the start, and in a sweep
@@ -155,7 +156,7 @@ class Search:
 
         Where the rise stays below ε nats are too dear: their price gives way.
         """
-        limit, counted, smallest, pressure = self.loss.original + epsilon, 0, math.inf, 1.0
+        limit, counted, pressure = self.loss.original + epsilon, 0, 1.0
         for _ in range(LONGEST):
             rise = max(state.loss - self.loss.original, 1e-3 * epsilon)
             near, aim = rise > NEAR * epsilon, min(epsilon, rise * RISE_RATIO)
@@ -171,13 +172,18 @@ class Search:
             )
             state = sweep.run(state)
             self._note(state)
+            before = best[epsilon].estimated_bytes
             self._offer(best, state, epsilons)
+            gain = 1 - best[epsilon].estimated_bytes / before
+            share = max(state.loss - self.loss.original, 0.0) / epsilon
+            if aim == epsilon:
+                pressure *= share**2 if share <= 1 else OVER
             if near:
-                pressure *= min((state.loss - self.loss.original) / epsilon, 1.0) ** 2
-                counted += 1 + (state.estimated_bytes > SETTLED * smallest)
-                smallest = min(smallest, state.estimated_bytes)
+                counted += (gain < SETTLED and share <= 1) + (gain < FALLING)
                 if counted >= FINAL_SWEEPS:
                     break
+            if state.loss > limit:
+                state = best[epsilon]
         return state
 
     def _note(self, state: State) -> None:
