@@ -21,8 +21,8 @@ class SpectralEntropyCallback(TrainerCallback):
 
     The gradient comes once per optimiser step, whatever the gradient accumulation, and after gradient clipping: the
     norm that is clipped and logged is the task's own. Logged are `spectral_penalty`, `spectral_entropy` (nats) and
-    `effective_rank`, means over matrices. A run that is resumed computes the bases anew. Reporters such as TensorBoard
-    come before other callbacks and miss these numbers unless this one is put first:
+    `effective_rank`, means over matrices. A run that is resumed decomposes at its first step. Reporters such as
+    TensorBoard come before other callbacks and miss these numbers unless this one is put first:
     `trainer.callback_handler.callbacks.insert(0, callback)`.
     """
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import KolmogramError
-from .spectral_entropy import batches_by_shape, spectra
+from .spectral_entropy import Quadratic, batches_by_shape, quadratics, spectra
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
+_Result = TypeVar("_Result")
 
 
 def _eager(function: _Function) -> _Function:
@@ -36,11 +37,10 @@ class SpectralEntropyRegularizer:
     A matrix is any trainable parameter of two or more dimensions; convolutions are read as (out, in·k). `include` and
     `exclude` are globs on parameter names, e.g. exclude="*embedding*". `power=2` takes p = σ²/Σσ².
 
-    `every=k` computes singular bases on each k-th call and holds them in between, where value and gradient are those of
-    the current weights in the held bases: two matrix products in place of a decomposition. That is exact while the
-    weights do not change (gradient accumulation); otherwise the value is close, and the gradient is where singular
-    values are not near zero (docs/regularizer.md). Held are m² numbers for a matrix whose shorter side is m; under
-    FSDP2 on every rank.
+    `every=1` decomposes every matrix at every call and is exact. `every=k` does so on each k-th call and keeps what
+    stands for the gradient near those weights, one product with an m × m matrix where the shorter side is m. It pulls
+    singular values below a tenth of the mean in proportion to their size, not with full force (docs/regularizer.md:
+    cheaper, and rank falls faster). Kept are m² numbers for each matrix; under FSDP2 on every rank.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SpectralEntropyRegularizer:
         self._power = power
         self._reduction = reduction
         self._calls = 0
-        self._held: dict[tuple[str, ...], Tensor] = {}  # bases of each batch of matrices
+        self._kept: dict[str, Quadratic] = {}
         self._last: dict[str, Tensor] = {}  # entropies
 
     @_eager
@@ -75,12 +75,13 @@ class SpectralEntropyRegularizer:
         Without gradients (`torch.no_grad()`) it is exact and does not count as a call.
         """
         weights = self._select(model)
-        if torch.is_grad_enabled():
-            solved = self._solve(weights, {} if self._calls % self.every == 0 else self._held)
-            self._held = solved.bases if self.every > 1 else {}
-            self._calls += 1
+        if self.every == 1 or not torch.is_grad_enabled():
+            solved = self._solve(weights)
         else:
-            solved = self._solve(weights, {})
+            if self._calls % self.every == 0 or self._kept.keys() != weights.keys():
+                self._kept = self._approximate(weights)
+            solved = _evaluate(self._kept, weights)
+        self._calls += torch.is_grad_enabled()
         self._last = solved.entropies
         dtype = torch.promote_types(torch.float32, next(iter(weights.values())).dtype)
         total = torch.stack(list(solved.entropies.values())).sum().to(dtype)
@@ -115,10 +116,11 @@ class SpectralEntropyRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What `every` > 1 needs to go on after a restart as if there had been none: a count and tensors by name."""
-        return {"calls": self._calls, "held": dict(self._held)}
+        return {"calls": self._calls, "kept": {name: vars(quadratic) for name, quadratic in self._kept.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls, self._held = state["calls"], dict(state["held"])
+        self._calls = state["calls"]
+        self._kept = {name: Quadratic(**tensors) for name, tensors in state["kept"].items()}
 
     def _select(self, model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = {
@@ -134,32 +136,56 @@ class SpectralEntropyRegularizer:
             raise KolmogramError("SpectralEntropyRegularizer: no matrix to regularise; look at include= and exclude=")
         return weights
 
-    @torch.no_grad()
-    def _solve(self, weights: Mapping[str, Tensor], held: Mapping[tuple[str, ...], Tensor]) -> "_Solved":
-        """Every matrix in its held basis; in a new one where none is held."""
-        names = list(weights)
-        solved = _Solved({}, {}, {})
-        for batch in batches_by_shape([(len(w), w.numel() // len(w)) for w in weights.values()]):
-            members = tuple(names[i] for i in batch)
-            matrices = [_whole(weights[name]).flatten(1) for name in members]
-            try:
-                found = spectra(matrices, self._power, held.get(members))
-            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
-                which = " or ".join(members)
-                raise KolmogramError(f"SpectralEntropyRegularizer: NaN or infinite weights in {which}") from None
-            for name, entropy, gradient in zip(members, found.entropies.double(), found.gradients, strict=True):
-                solved.entropies[name] = entropy
-                solved.gradients[name] = _part(gradient.view_as(weights[name]), like=weights[name])
-            solved.bases[members] = found.bases.to(torch.promote_types(torch.float32, matrices[0].dtype))
+    def _solve(self, weights: Mapping[str, Tensor]) -> "_Solved":
+        """Every matrix exactly."""
+        solved = _Solved({}, {})
+        for names, (entropies, gradients) in _in_batches(weights, lambda batch: spectra(batch, self._power)):
+            for name, entropy, gradient in zip(names, entropies, gradients, strict=True):
+                solved.note(name, entropy, gradient, weights[name])
         return solved
+
+    def _approximate(self, weights: Mapping[str, Tensor]) -> dict[str, Quadratic]:
+        """What stands for each matrix from now on."""
+        found: dict[str, Quadratic] = {}
+        for names, kept in _in_batches(weights, lambda batch: quadratics(batch, self._power)):
+            found |= dict(zip(names, kept, strict=True))
+        return found
 
 
 class _Solved(NamedTuple):
-    """H (float64) and dH/dW of every matrix by its name, laid out like its weight, and the bases by batch."""
+    """H (float64) and dH/dW of every matrix by its name, laid out like its weight."""
 
     entropies: dict[str, Tensor]
     gradients: dict[str, Tensor]
-    bases: dict[tuple[str, ...], Tensor]
+
+    def note(self, name: str, entropy: Tensor, gradient: Tensor, weight: Tensor) -> None:
+        """Add one matrix."""
+        self.entropies[name] = entropy
+        self.gradients[name] = _part(gradient.reshape(weight.shape), like=weight)
+
+
+@torch.no_grad()
+def _in_batches(
+    weights: Mapping[str, Tensor], solve: Callable[[list[Tensor]], _Result]
+) -> Iterator[tuple[list[str], _Result]]:
+    """Names and result of each batch of matrices, gathered one batch at a time."""
+    names = list(weights)
+    for batch in batches_by_shape([(len(w), w.numel() // len(w)) for w in weights.values()]):
+        members = [names[i] for i in batch]
+        try:
+            yield members, solve([_whole(weights[name]).flatten(1) for name in members])
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            which = " or ".join(members)
+            raise KolmogramError(f"SpectralEntropyRegularizer: NaN or infinite weights in {which}") from None
+
+
+@torch.no_grad()
+def _evaluate(kept: Mapping[str, Quadratic], weights: Mapping[str, Tensor]) -> _Solved:
+    """Every matrix by what stands for it, gathered one at a time."""
+    solved = _Solved({}, {})
+    for name, weight in weights.items():
+        solved.note(name, *kept[name](_whole(weight).flatten(1)), weight)
+    return solved
 
 
 class _KnownGradient(torch.autograd.Function):

@@ -3,23 +3,23 @@
 H(W) = −Σ pᵢ ln pᵢ with pᵢ = σᵢᵏ / Σσᵏ, in nats; k = 1 is the paper's (arXiv 2412.09810), k = 2 weighs energies. With
 W = U diag(σ) Vᵀ,
 
-    dH/dW = U diag(dH/dσ) Vᵀ,    dH/dσᵢ = −k σᵢᵏ⁻¹ (ln pᵢ + H) / Σσᵏ
+    dH/dW = U diag(dH/dσ) Vᵀ = M W,    M = U diag(dH/dσᵢ / σᵢ) Uᵀ,    dH/dσᵢ = −k σᵢᵏ⁻¹ (ln pᵢ + H) / Σσᵏ
 
-All of this follows from U and W alone, since the rows of UᵀW are σᵢ vᵢᵀ. So there are two parts: the basis U, from the
-eigenvectors of the Gram matrix of the shorter side, which is dear; and σ, H and the gradient in a given basis, two
-matrix products, which is cheap. A basis that is some training steps old still serves: σᵢ are then the norms of the rows
-of UᵀW, and their not being quite orthogonal any more changes H in second order only.
+so that U, the eigenvectors of the Gram matrix of the shorter side, are all that is needed, and M, of that side's size,
+stands for the whole gradient. `spectra` is exact. `quadratics` keeps M for later weights, where H ≈ ½⟨W, M W⟩ + const:
+one matrix product in place of a decomposition. A direction of σ → 0 would be pulled with the same force at any
+distance; there M is capped as if σ were a tenth of the mean, so that the pull fades as the direction vanishes and does
+not shake it when M is some steps old (iteratively reweighted least squares does the same for the nuclear norm).
 
 Nothing is differentiated through a decomposition, so equal singular values are no special case. The Gram matrix squares
-the spectrum and is therefore formed in float64. Singular values below 2·10⁻⁷ σ₁ (in a held float32 basis 10⁻⁶ σ₁) count
-as zero: float32 weights do not define them. So do all of a matrix with σ₁ < 10⁻³⁶, where float32 becomes denormal. At
-σ = 0 the slope of −p ln p is infinite and its direction undefined; the gradient there is taken as 0, because H has a
-minimum in that direction. So exact low rank stays exact, all-zero and rank-one matrices have H = 0 and gradient 0, and
-nothing becomes NaN.
+the spectrum and is therefore formed in float64. Singular values below 2·10⁻⁷ σ₁ count as zero: float32 weights do not
+define them. So do all of a matrix with σ₁ < 10⁻³⁶, where float32 becomes denormal. At σ = 0 the slope is infinite and
+its direction undefined; the gradient there is taken as 0, because H has a minimum in that direction. So exact low rank
+stays exact, all-zero and rank-one matrices have H = 0 and gradient 0, and nothing becomes NaN.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,16 +27,24 @@ from torch import Tensor
 from ...kernels.spectra import eigh
 
 _BATCH_ELEMENTS = 2**22  # what is solved, and under FSDP gathered, at a time; a larger matrix goes alone
-_RESOLUTION = {torch.float64: 2e-7, torch.float32: 1e-6}  # of σ/σ₁
+_RESOLUTION = 2e-7  # of σ/σ₁
 _ZERO = 1e-36
+_CAP = 0.1  # of the mean singular value
 
 
-class Spectra(NamedTuple):
-    """Of the matrices of one batch: H in nats, dH/dW in each one's shape and dtype, and the bases used."""
+@dataclass(frozen=True)
+class Quadratic:
+    """H of one matrix (m, n) or (n, m), m ≤ n, near the weights it was made at: ½⟨W, M W⟩ + `constant`, in nats."""
 
-    entropies: Tensor  # (b,)
-    gradients: list[Tensor]
-    bases: Tensor  # (b, m, m): Uᵀ/σ₁ of each matrix, of its transpose if that is wider
+    metric: Tensor  # M (m, m), in float32 or wider
+    constant: Tensor  # () float64
+
+    def __call__(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """H () float64, and dH/dW in the matrix's shape and dtype."""
+        weights = matrix.to(self.metric.dtype)
+        gradient = weights @ self.metric if matrix.shape[0] > matrix.shape[1] else self.metric @ weights
+        entropy = self.constant + 0.5 * gradient.flatten().dot(weights.flatten())
+        return entropy, _narrow(gradient, matrix.dtype)
 
 
 def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -49,48 +57,74 @@ def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
-def spectra(matrices: Sequence[Tensor], power: int = 1, bases: Tensor | None = None) -> Spectra:
-    """Entropies and gradients of matrices (m, n) or (n, m) of one batch, of any float dtype.
+def spectra(matrices: Sequence[Tensor], power: int = 1) -> tuple[Tensor, list[Tensor]]:
+    """H (b,) float64 and dH/dW, in each one's shape and dtype, of matrices (m, n) or (n, m) of one batch.
 
-    Exact without `bases`; with those of an earlier call, in the dtype they have, an approximation that is exact while
-    the weights are unchanged. Gradients that overflow a narrower dtype, such as float16, are cut to its largest number.
-    Raises torch.linalg.LinAlgError if a matrix is not finite and its basis is wanted.
+    Gradients that overflow a narrower dtype, such as float16, are cut to its largest number. Raises
+    torch.linalg.LinAlgError if a matrix is not finite.
     """
-    dtype = torch.float64 if bases is None else bases.dtype
-    stack = torch.stack([_wide(matrix).to(dtype) for matrix in matrices])
-    if bases is None:
-        bases = _left_bases(stack)
-    entropies, gradients = _in_bases(bases, stack, power)
-    narrowed = [_narrow(gradient, like=matrix) for gradient, matrix in zip(gradients, matrices, strict=True)]
-    return Spectra(entropies, narrowed, bases)
+    solved = _solve(_stack(matrices), power)
+    slopes = torch.where(solved.sigma > 0, solved.slopes(solved.sigma), 0) / solved.largest
+    gradients = solved.basis.mT @ (solved.rows * slopes[:, :, None])
+    return solved.entropies, [
+        _narrow(gradient.mT if matrix.shape[0] > matrix.shape[1] else gradient, matrix.dtype)
+        for gradient, matrix in zip(gradients, matrices, strict=True)
+    ]
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+def quadratics(matrices: Sequence[Tensor], power: int = 1) -> list[Quadratic]:
+    """What stands for H near the matrices (m, n) or (n, m) of one batch; raises like `spectra`.
+
+    M grows as 1/σ₁² and is cut to what float32 holds, so that float32 matrices below 10⁻¹⁵ are pulled too weakly.
+    """
+    solved = _solve(_stack(matrices), power)
+    cap = _CAP * solved.sigma.mean(1, keepdim=True)
+    slopes = torch.where(cap > 0, solved.slopes(torch.maximum(solved.sigma, cap)), 0)
+    metrics = solved.basis.mT @ (solved.basis * (slopes / solved.largest**2)[:, :, None])
+    constants = solved.entropies - 0.5 * (slopes * solved.sigma**2).sum(1)
+    return [
+        Quadratic(_narrow(metric, torch.promote_types(torch.float32, matrix.dtype)), constant)
+        for matrix, metric, constant in zip(matrices, metrics, constants, strict=True)
+    ]
 
 
-def _narrow(gradient: Tensor, like: Tensor) -> Tensor:
-    if gradient.dtype != like.dtype:
-        limit = torch.finfo(like.dtype).max
-        gradient = gradient.clamp_(-limit, limit).to(like.dtype)
-    return gradient.mT if like.shape[0] > like.shape[1] else gradient
+@dataclass(frozen=True)
+class _Solved:
+    """Matrices (b, m, n), m ≤ n: Uᵀ (b, m, m), UᵀW/σ₁, σ/σ₁ (b, m), σ₁ (b, 1) (1 if it vanishes), H (b,)."""
+
+    basis: Tensor
+    rows: Tensor
+    sigma: Tensor
+    largest: Tensor
+    entropies: Tensor
+    power: int
+
+    def slopes(self, sigma: Tensor) -> Tensor:
+        """dH/dσᵢ / σᵢ (b, m), in units of 1/σ₁², as it would be if σᵢ/σ₁ were `sigma`; meaningless at 0."""
+        total = (self.sigma**self.power).sum(1, keepdim=True).clamp_min(_ZERO)
+        surprise = (sigma**self.power / total).log() + self.entropies[:, None]
+        return -self.power * sigma ** (self.power - 2) * surprise / total
 
 
-def _left_bases(stack: Tensor) -> Tensor:
-    """Uᵀ/σ₁ of each matrix: (b, m, n) with m ≤ n -> (b, m, m)."""
+def _solve(stack: Tensor, power: int) -> _Solved:
     eigenvalues, vectors = eigh(stack @ stack.mT)
-    largest = eigenvalues[:, -1:, None].clamp_min(0).sqrt()
-    return vectors.mT / torch.where(largest > _ZERO, largest, 1)
+    largest = eigenvalues[:, -1:].clamp_min(0).sqrt()
+    largest = torch.where(largest > _ZERO, largest, 1)
+    rows = (vectors.mT / largest[:, :, None]) @ stack
+    sigma = torch.linalg.vector_norm(rows, dim=2)
+    sigma = torch.where(sigma > _RESOLUTION, sigma, 0)
+    mass = sigma**power
+    p = mass / mass.sum(1, keepdim=True).clamp_min(_ZERO)
+    return _Solved(vectors.mT, rows, sigma, largest, -torch.xlogy(p, p).sum(1), power)
 
 
-def _in_bases(bases: Tensor, stack: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """H (b,) and dH/dW (b, m, n) of matrices (b, m, n) whose singular values are read off in the given bases."""
-    rows = bases @ stack
-    sigma = torch.linalg.vector_norm(rows, dim=2)  # in units of σ₁: H does not depend on the scale
-    nonzero = sigma > _RESOLUTION[sigma.dtype]
-    mass = nonzero * sigma**power
-    total = mass.sum(1, keepdim=True).clamp_min(_ZERO)
-    p = mass / total
-    entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
-    slope_over_sigma = torch.where(nonzero, -power * sigma ** (power - 2) * (p.log() + entropy) / total, 0)
-    return entropy[:, 0], bases.mT @ rows.mul_(slope_over_sigma[:, :, None])
+def _stack(matrices: Sequence[Tensor]) -> Tensor:
+    """Float64 (b, m, n), m ≤ n."""
+    return torch.stack([(m.mT if m.shape[0] > m.shape[1] else m).to(torch.float64) for m in matrices])
+
+
+def _narrow(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    if gradient.dtype == dtype:
+        return gradient
+    limit = torch.finfo(dtype).max
+    return gradient.clamp(-limit, limit).to(dtype)

@@ -82,7 +82,7 @@ def test_the_same_weights_as_a_loop_with_the_penalty_in_the_loss(model, tmp_path
     assert 1 <= logged["effective_rank"] <= 6
 
 
-def test_a_resumed_run_goes_on_with_the_held_spectra(model, tmp_path, monkeypatch):
+def test_a_resumed_run_goes_on_with_what_the_penalty_kept(model, tmp_path, monkeypatch):
     same = batches()[:1] * 8  # which batch comes after a restart is Lightning's affair
     monkeypatch.setitem(globals(), "batches", lambda: same)
     expected = written_out(model, 6, every=4)

@@ -47,7 +47,7 @@ def as_fsdp(model):
 def check_equals_one_process(wrap, order, rank, x):
     entropies, gradients = single_process(x)
     model, penalty = wrap(make_model()), SpectralEntropyRegularizer(0.5, every=2)
-    for _ in range(2):  # the second time, value and gradient are held
+    for _ in range(2):  # the second time without a decomposition
         model.zero_grad()
         loss_of(model, penalty, x[rank::2], order).backward()
         assert penalty.entropies == pytest.approx(entropies)

@@ -83,7 +83,7 @@ def test_the_config_says_everything(run):
         "weight_decay": 1.0,
         "spectral_weight": 0.1,
         "noise": 0.01,
-        "spectra_every": 16,
+        "spectra_every": 32,
         "compiled": False,
         "precision": "float32",
     }
