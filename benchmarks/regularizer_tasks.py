@@ -57,11 +57,11 @@ class CausalLM(nn.Module):
         return self.head(self.blocks(self.token(x) + self.position.weight[: x.shape[1]], mask, is_causal=True))
 
 
-def train(task, model, loss, batch, steps, weight, decay, seed):
+def train(task, model, loss, batch, steps, weight, decay, every, seed):
     """AdamW; returns what is measured at the end."""
     train_set, test_set = task
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, (0.9, 0.98), weight_decay=decay, fused=True)
-    penalty = SpectralEntropyRegularizer(weight, every=8)
+    penalty = SpectralEntropyRegularizer(weight, every=every)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(train_set[0]), (batch,), generator=generator)
@@ -71,7 +71,7 @@ def train(task, model, loss, batch, steps, weight, decay, seed):
         optimizer.step()
     with torch.no_grad():
         (test_loss, error), (train_loss, _) = loss(model, test_set), loss(model, train_set)
-        penalty(model)
+        penalty(model)  # without gradients it is exact
         rank = penalty.means()["effective_rank"]
         share = cut(model)
         cut_error = loss(model, test_set)[1]
@@ -84,8 +84,8 @@ def cut(model, energy=0.9999):
     for weight in model.parameters():
         if weight.ndim > 1:
             u, sigma, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-            held = sigma.square().cumsum(0) / sigma.square().sum()
-            rank = int((held < energy).sum()) + 1
+            energies = sigma.square().cumsum(0) / sigma.square().sum()
+            rank = int((energies < energy).sum()) + 1
             as_factors = rank * (u.shape[0] + v.shape[1])
             if as_factors < weight.numel():
                 weight.copy_((u[:, :rank] * sigma[:rank] @ v[:rank]).view_as(weight))
@@ -110,6 +110,7 @@ def main():
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--weights", type=float, nargs="*", default=[0.0, 0.01, 0.1, 1.0])
     parser.add_argument("--decays", type=float, nargs="*", default=[0.0, 0.3])
+    parser.add_argument("--every", type=int, default=32, help="steps that share one decomposition")
     arguments = parser.parse_args()
     if arguments.task == "cnn":
         task, make, loss, batch, steps = digits(), cnn, image_loss, 64, arguments.steps or 600
@@ -122,7 +123,7 @@ def main():
         rows = []
         for seed in range(arguments.seeds):
             torch.manual_seed(seed)
-            rows.append(train(task, make(), loss, batch, steps, weight, decay, seed))
+            rows.append(train(task, make(), loss, batch, steps, weight, decay, arguments.every, seed))
         cells = [f"{mean(column):.4g} ± {(max(column) - min(column)) / 2:.2g}" for column in zip(*rows, strict=True)]
         print(f"| {decay:g} | {weight:g} | {' | '.join(cells)} |", flush=True)
 
