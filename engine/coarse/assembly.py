@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
 from ..codec.container import to_tensor
@@ -15,7 +14,7 @@ from .curvature import Curvature
 from .tensor_coder import ALL_KINDS, Candidate, TensorCoder, View
 from .transforms import choose_basis, fourier_candidate
 
-GRID = 64  # noise levels are tried on a grid of 1/64 in their logarithm, so that codes can be reused
+GRID = 64  # log steps are tried on a grid of 1/64, so that codes can be reused
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, B
 
 @dataclass(eq=False)
 class Assembler:
-    """Codes every tensor at given noise levels under one curvature; remembers what it coded."""
+    """Codes every tensor at given steps under one curvature; remembers what it coded."""
 
     signatures: Sequence[Signature]
     weights: Mapping[str, FloatArray]
@@ -58,7 +57,8 @@ class Assembler:
     def plan(self, levels: Mapping[str, float], previous: Sequence[Decoded]) -> None:
         """Choose every tensor's bases, given what an earlier pass decoded (empty: only fixed bases)."""
         for index, signature in enumerate(self.signatures):
-            coder, noise = self.coders[signature.name], np.exp(2 * levels[signature.name]) / 4
+            coder = self.coders[signature.name]
+            noise = self.noise(signature.name, levels[signature.name]) ** 2 / 4
             if coder.weights.shape[1] == 1 or coder.dead:
                 continue
             rows, columns = coder.plain.rounding
@@ -71,7 +71,7 @@ class Assembler:
             )
 
     def assemble(self, levels: Mapping[str, float], dropped: frozenset[str] = frozenset()) -> Assembly:
-        """Code every tensor at its log noise level; `dropped` ones become zero."""
+        """Code every tensor at its log step; `dropped` ones become zero."""
         candidates: dict[str, Candidate] = {}
         for signature in self.signatures:
             earlier = [candidate.decoded for candidate in candidates.values()]
@@ -82,7 +82,7 @@ class Assembler:
     def code(
         self, name: str, level: float, earlier: Sequence[Decoded], kinds: frozenset[Kind] = ALL_KINDS
     ) -> Candidate:
-        """The best code of one tensor at log noise `level`, after the `earlier` ones of the file."""
+        """The best code of one tensor at log step `level`, after the `earlier` ones of the file."""
         return self.codes(name, level, earlier, (kinds,))[0]
 
     def codes(
@@ -92,9 +92,13 @@ class Assembler:
         view, bases, key = self._view(name, earlier)
         rounded = round(level * GRID)
         missing = [kinds for kinds in choices if (*key, rounded, kinds) not in self._codes]
-        coder, noise = self.coders[name], math.exp(rounded / GRID)
+        coder, noise = self.coders[name], self.noise(name, rounded / GRID)
         self._codes |= {(*key, rounded, kinds): coder.best(noise, bases, view, kinds) for kinds in missing}
         return [self._codes[*key, rounded, kinds] for kinds in choices]
+
+    def noise(self, name: str, level: float) -> float:
+        """The noise level of a tensor whose log step is `level`."""
+        return math.exp(level) * self.coders[name].unit
 
     def _view(self, name: str, earlier: Sequence[Decoded]) -> tuple[View, tuple[Basis, Basis], tuple]:
         """The tensor in its planned bases, as far as they are to be had, and what tells this view from others."""

@@ -29,17 +29,16 @@ from .sweep import Memory, Sweep
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.3  # share of ε at which the sweeps begin
-RISE_RATIO = 6.0  # by which a sweep may raise the rise
-MARGIN = 1.3  # on what a sweep aims at
-NEAR = 0.6  # share of ε from which on sweeps are counted
-FINAL_SWEEPS = 4  # there
-SETTLED, FALLING = 0.02, 0.08  # share of the bytes: who gains less counts twice, who gains more not at all
-OVER = 2.0  # times the price that a nat has after a sweep that ended above ε
+AIM = 0.985  # share of ε that they keep below
+SETTLED, PATIENCE, SWEEPS = 0.01, 2.0, 12  # they end after two that gained less than this share, and after twelve
+USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
+THOROUGH = 3  # one sweep in so many is thorough
+BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
+PRICE_FALLS, PRICE_RISES = 0.7, 1.4  # at most, from sweep to sweep
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
-MEMORY = 0.6  # share of the curvature that a sweep keeps from the ones before
-FIRST_DRAWS, DRAWS = 4, 2  # backward passes at the start, and in a sweep
+MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
+FIRST_DRAWS, DRAWS = 4, 1  # backward passes at the start, and in a sweep
 START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
-LONGEST = 40  # sweeps
 
 
 class Point(NamedTuple):
@@ -108,7 +107,7 @@ class Search:
         assembler = self._look(point, 0.0, FIRST_DRAWS)
         level, goal = FIRST_LEVEL, START_RISE * epsilon
         while True:
-            levels = dict.fromkeys(self.weights, level)
+            levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
             assembler.plan(levels, [])
             state = self._uniform(assembler, levels, dropped)
             rise = state.loss - self.loss.original
@@ -154,36 +153,31 @@ class Search:
     def _approach(self, state: State, epsilon: float, best: dict[float, State], epsilons: Sequence[float]) -> State:
         """Sweep until the rise is about ε and the bytes fall no more.
 
-        Where the rise stays below ε nats are too dear: their price gives way.
+        A rise that grows with the square of all steps makes a nat worth gain / 2ε bytes, when an e-fold of all steps
+        gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
-        limit, counted, pressure = self.loss.original + epsilon, 0, 1.0
-        for _ in range(LONGEST):
-            rise = max(state.loss - self.loss.original, 1e-3 * epsilon)
-            near, aim = rise > NEAR * epsilon, min(epsilon, rise * RISE_RATIO)
-            sweep = Sweep(
-                self.loss,
-                self.weights,
-                self._look(state.params, MEMORY, DRAWS, state),
-                self._memory,
-                aim,
-                min(limit, self.loss.original + MARGIN * aim),
-                pressure,
-                is_final=near,
-            )
+        limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
+        for number in range(SWEEPS):
+            assembler = self._look(state.params, MEMORY, DRAWS, state)
+            gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
+            price = correction * max(gain, 1.0) / (2 * epsilon)
+            aim = self.loss.original + AIM * epsilon
+            sweep = Sweep(self.loss, self.weights, assembler, self._memory, price, aim, number % THOROUGH == 0)
             state = sweep.run(state)
             self._note(state)
             before = best[epsilon].estimated_bytes
             self._offer(best, state, epsilons)
-            gain = 1 - best[epsilon].estimated_bytes / before
-            share = max(state.loss - self.loss.original, 0.0) / epsilon
-            if aim == epsilon:
-                pressure *= share**2 if share <= 1 else OVER
-            if near:
-                counted += (gain < SETTLED and share <= 1) + (gain < FALLING)
-                if counted >= FINAL_SWEEPS:
-                    break
-            if state.loss > limit:
-                state = best[epsilon]
+            share = max((state.loss - self.loss.original) / epsilon, 1e-3)
+            if sweep.blocked > BLOCKED * state.estimated_bytes:
+                correction *= RAISE
+            else:
+                correction *= min(max(math.sqrt(share / AIM), PRICE_FALLS), PRICE_RISES)
+            if best[epsilon].estimated_bytes < (1 - SETTLED) * before:
+                idle = 0.0
+            elif state.loss <= limit:
+                idle += 1.0 if share > USED else SLACK
+            if idle >= PATIENCE:
+                break
         return state
 
     def _note(self, state: State) -> None:

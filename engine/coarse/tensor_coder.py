@@ -44,9 +44,9 @@ class Candidate(NamedTuple):
         """The code itself."""
         return self.decoded.representation
 
-    def cost(self, level: float) -> float:
-        """Modelled distortion and bits in one number, at log noise `level`."""
-        return self.distortion + BITS_PER_NOISE * math.exp(2 * level) * self.bits
+    def cost(self, noise: float) -> float:
+        """Modelled distortion and bits in one number, at the level `noise`."""
+        return self.distortion + BITS_PER_NOISE * noise * noise * self.bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +141,15 @@ class TensorCoder:
     def plain(self) -> View:
         """The tensor in its own coordinates."""
         return self.view((None, None), (None, None))
+
+    @cached_property
+    def unit(self) -> float:
+        """The noise level at which the tensor, coded directly in its own coordinates, has a step of 1.
+
+        Curvatures of different looks differ in scale; a step means the same under all of them.
+        """
+        rows, columns = self.plain.rounding
+        return math.sqrt(rows.conditional * columns.conditional)
 
     def view(self, matrices: Bases, sources: Sources) -> View:
         """The tensor in the given bases, inherited from `sources`."""

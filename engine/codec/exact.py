@@ -88,7 +88,7 @@ def _cosine(numerator: int, denominator: int) -> float:
     return total / _SCALE
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def fourier_basis(period: int) -> FloatArray:
     """The orthonormal real Fourier basis ([period, period], rows: constant, cos 1, sin 1, cos 2, …)."""
     wave = np.array([_cosine(4 * j, 4 * period) for j in range(period)])
