@@ -30,7 +30,8 @@ from .sweep import Memory, Sweep
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.3  # share of ε at which the sweeps begin
 AIM = 0.985  # share of ε that they keep below
-SETTLED, PATIENCE, SWEEPS = 0.01, 2.0, 12  # they end after two that gained less than this share, and after twelve
+SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
+SWEEPS, LONGEST = 12, 30  # or after twelve, if most of ε is used
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
@@ -157,7 +158,7 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        for number in range(SWEEPS):
+        for number in range(LONGEST):
             assembler = self._look(state.params, MEMORY, DRAWS, state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
             price = correction * max(gain, 1.0) / (2 * epsilon)
@@ -176,7 +177,7 @@ class Search:
                 idle = 0.0
             elif state.loss <= limit:
                 idle += 1.0 if share > USED else SLACK
-            if idle >= PATIENCE:
+            if idle >= PATIENCE or (number + 1 >= SWEEPS and share > 0.5):
                 break
         return state
 
