@@ -2,25 +2,26 @@
 
     python benchmarks/complexity.py RUN[:STEP,STEP…]... [-e EPSILON]... [--seeds N] [-o results.csv]
 
-Each RUN is the folder of a `kolmogram train` run. Prints, per checkpoint and ε, bytes and seconds of both and their
-ratios, then the geometric means.
+Each RUN is the folder of a `kolmogram train` run. Ours answers all ε in one search, and once more the ε nearest to 1 alone;
+theirs has one search for each ε. A row per checkpoint, ε and seed of ours; with -o also a figure beside the CSV.
 """
 
 import csv
 import math
 import os
 import platform
+import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 import kolmogram
 import torch
 from kolmogram.engine.checkpoints import Checkpoint, open_run
-from kolmogram.engine.coarse import Complexity, complexity
+from kolmogram.engine.coarse import complexity
+from kolmogram.engine.files import atomic_path
 from kolmogram.engine.tasks import Task, load_task
-from rich.console import Console
-from rich.table import Table
 
 COLUMNS = (
     "run",
@@ -30,10 +31,12 @@ COLUMNS = (
     "bytes",
     "paper_bytes",
     "bytes_ratio",
-    "seconds",
+    "seconds",  # of the search for all ε, divided by their number
+    "alone_seconds",  # of the search for this ε alone, where that was measured
     "paper_seconds",
     "seconds_ratio",
 )
+Row = dict[str, object]
 
 
 def chosen(spec: str) -> list[tuple[str, Checkpoint, Task]]:
@@ -47,12 +50,72 @@ def chosen(spec: str) -> list[tuple[str, Checkpoint, Task]]:
     return [(Path(folder).name, c, task) for c in run if wanted is None or c.step in wanted]
 
 
-def measure(checkpoint: Checkpoint, task: Task, epsilon: float, method: str, seed: int) -> Complexity:
-    return complexity(dict(checkpoint.items()), task, epsilon, method=method, seed=seed)
+def measure(name: str, checkpoint: Checkpoint, task: Task, epsilons: tuple[float, ...], seeds: int) -> Iterable[Row]:
+    """Rows of one checkpoint."""
+    params = dict(checkpoint.items())
+    papers = {e: complexity(params, task, e, method="paper") for e in epsilons}
+    nearest = min(epsilons, key=lambda e: abs(math.log(e)))
+    alone = complexity(params, task, nearest).seconds
+    for seed in range(seeds):
+        for ours in complexity(params, task, list(epsilons), seed=seed):
+            paper, seconds = papers[ours.epsilon], ours.seconds / len(epsilons)
+            measured = ours.bytes, paper.bytes, ours.bytes / paper.bytes
+            times = seconds, alone if ours.epsilon == nearest else "", paper.seconds, seconds / paper.seconds
+            values = (name, checkpoint.step, ours.epsilon, seed, *measured, *times)
+            row = dict(zip(COLUMNS, values, strict=True))
+            click.echo(" ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
+            yield row
 
 
 def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def summarise(rows: list[Row]) -> None:
+    """The means that matter; of seeds also the spread."""
+
+    def numbers(column: str, of: list[Row]) -> list[float]:
+        return [float(str(row[column])) for row in of if row[column] != ""]
+
+    for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
+        of = [row for row in rows if row["epsilon"] == epsilon]
+        ratios = numbers("bytes_ratio", of)
+        line = f"ε = {epsilon:g}: bytes {geometric_mean(ratios):.3f} of theirs ({min(ratios):.3f} – {max(ratios):.3f})"
+        click.echo(f"{line}, seconds {geometric_mean(numbers('seconds_ratio', of)):.3f}")
+    ratios = numbers("bytes_ratio", rows)
+    click.echo(f"all: bytes {geometric_mean(ratios):.3f}, seconds {geometric_mean(numbers('seconds_ratio', rows)):.3f}")
+    alone = [row for row in rows if row["alone_seconds"] != "" and row["seed"] == 0]
+    shares = [a / b for a, b in zip(numbers("alone_seconds", alone), numbers("paper_seconds", alone), strict=True)]
+    click.echo(f"one ε alone: {statistics.median(numbers('alone_seconds', alone)):.1f} s, {geometric_mean(shares):.3f}")
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["run"], row["step"], row["epsilon"]), []).append(float(str(row["bytes"])))
+    spreads = [max(g) / min(g) - 1 for g in groups.values()]
+    click.echo(
+        f"largest over smallest of the seeds: median +{statistics.median(spreads):.1%}, worst +{max(spreads):.1%}"
+    )
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Bytes of ours against theirs, a point per row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
+        of = [row for row in rows if row["epsilon"] == epsilon]
+        x, y = ([float(str(row[column])) for row in of] for column in ("paper_bytes", "bytes"))
+        axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
+    low, high = axes.get_xlim()
+    for share in (1, 0.5, 0.25):
+        axes.axline((1e4, share * 1e4), (1e5, share * 1e5), color="0.7", linewidth=0.7, zorder=0)
+        axes.annotate(f"{share:g}×", (high, share * high), color="0.5", fontsize=7, va="center")
+    axes.set(xscale="log", yscale="log", xlabel="bytes, the authors' method", ylabel="bytes, ours", xlim=(low, high))
+    axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=160, format="png")
 
 
 @click.command()
@@ -62,32 +125,22 @@ def geometric_mean(values: list[float]) -> float:
 @click.option("-o", "--out", type=click.Path(path_type=Path))
 def main(runs: tuple[str, ...], epsilons: tuple[float, ...], seeds: int, out: Path | None) -> None:
     """Print ours against the authors' method, and write the rows to a CSV."""
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     selection = [item for spec in runs for item in chosen(spec)]
-    name, checkpoint, task = selection[0]
-    measure(checkpoint, task, 100.0, "kolmogram", 0)  # compile before the clock runs
+    _, checkpoint, task = selection[-1]
+    complexity(dict(checkpoint.items()), task, 1.0)  # compile before the clock runs
     for name, checkpoint, task in selection:
-        for epsilon in epsilons:
-            for seed in range(seeds):
-                ours = measure(checkpoint, task, epsilon, "kolmogram", seed)
-                paper = measure(checkpoint, task, epsilon, "paper", seed)
-                row = (name, checkpoint.step, epsilon, seed, ours.bytes, paper.bytes, ours.bytes / max(paper.bytes, 1),
-                       ours.seconds, paper.seconds, ours.seconds / paper.seconds)  # fmt: skip
-                rows.append(dict(zip(COLUMNS, row, strict=True)))
-                click.echo(" ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row), err=True)
-    table = Table(*COLUMNS)
-    for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
-    for column in ("bytes_ratio", "seconds_ratio"):
-        click.echo(f"{column}: geometric mean {geometric_mean([float(str(r[column])) for r in rows]):.3f}")
+        rows += measure(name, checkpoint, task, epsilons, seeds)
+        if out is not None:
+            with out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+    summarise(rows)
+    if out is not None:
+        draw(rows, out.with_suffix(".png"))
     where = f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}, torch {torch.__version__}"
     click.echo(f"kolmogram {kolmogram.__version__}, {where}, {time.strftime('%Y-%m-%d')}")
-    if out is not None:
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 if __name__ == "__main__":
