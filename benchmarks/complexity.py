@@ -2,7 +2,7 @@
 
     python benchmarks/complexity.py RUN[:STEP,STEP…]... [-e EPSILON]... [--seeds N] [-o results.csv]
 
-Each RUN is the folder of a `kolmogram train` run. Ours answers all ε in one search, and once more the ε nearest to 1 alone;
+Each RUN is the folder of a `kolmogram train` run. Ours answers all ε in one search, and again the ε nearest to 1 alone;
 theirs has one search for each ε. A row per checkpoint, ε and seed of ours; with -o also a figure beside the CSV.
 """
 
