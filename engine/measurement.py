@@ -33,6 +33,7 @@ class Settings:
     epsilons: tuple[float, ...] = ()
     method: str = "kolmogram"
     seed: int = 0
+    sweeps: int | None = None  # of the complexity search; None: as many as usual
     task: str | None = None  # identity of the task; None without one
     device: str = "cpu"  # where tensors are measured; not part of the result's identity: all backends count alike
 
@@ -41,7 +42,7 @@ class Settings:
         identity = (checkpoint.name, checkpoint.fingerprint())
         work: list[Key] = []
         if self.task is not None:
-            common = {"task": self.task, "method": self.method, "seed": self.seed}
+            common = {"task": self.task, "method": self.method, "seed": self.seed, "sweeps": self.sweeps}
             if COMPLEXITY in self.measures:
                 version = ANALYZERS[COMPLEXITY].version
                 work += [
@@ -162,7 +163,7 @@ def _measure_complexity(
 
     analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
     epsilons = [json.loads(key.settings)["epsilon"] for key in work]
-    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed)
+    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed, sweeps=settings.sweeps)
     for key, epsilon, found in zip(work, epsilons, curve.results, strict=True):
         columns = analyzer.columns(settings.method, epsilon, found)
         rows = analyzer.tensors(settings.method, epsilon, found) if found.status == "ok" else {}

@@ -19,7 +19,7 @@ from ..codec.representation import BasisKind, Kind, Representation
 from ..errors import CodecError, KolmogramError
 from ..files import write_bytes
 from ..tasks import Task
-from .search import Point, Search
+from .search import SWEEPS, Point, Search
 
 ByteString = bytes  # `bytes` names a field below
 LossFunction = Callable[[Mapping[str, Tensor]], Tensor]
@@ -88,6 +88,7 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
+    sweeps: int | None = None,
 ) -> Complexity: ...
 @overload
 def complexity(
@@ -97,6 +98,7 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
+    sweeps: int | None = None,
 ) -> list[Complexity]: ...
 def complexity(
     params: Mapping[str, Tensor],
@@ -105,15 +107,17 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
+    sweeps: int | None = None,
 ) -> Complexity | list[Complexity]:
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
-    A sequence of ε costs little more than its largest one and gives a list in its order. Raises KolmogramError if the
-    loss of the network itself is not a finite number.
+    A sequence of ε costs little more than its largest one and gives a list in its order. Fewer `sweeps` of the search
+    (usually at most 12 for each ε) are faster and find larger files. Raises KolmogramError if the loss of the network
+    itself is not a finite number.
     """
     if isinstance(epsilon, Sequence):
-        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed).results)
-    return complexity_curve(params, loss, [epsilon], method=method, seed=seed).results[0]
+        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, sweeps=sweeps).results)
+    return complexity_curve(params, loss, [epsilon], method=method, seed=seed, sweeps=sweeps).results[0]
 
 
 def complexity_curve(
@@ -123,6 +127,7 @@ def complexity_curve(
     *,
     method: str = "kolmogram",
     seed: int = 0,
+    sweeps: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> ComplexityCurve:
     """C_ε of one checkpoint at every ε of `epsilons` (nats, positive).
@@ -138,10 +143,12 @@ def complexity_curve(
         from .paper import paper_curve  # needs the extra `paper`
 
         return paper_curve(params, checked, epsilons, seed)
+    if sweeps is not None and sweeps < 1:
+        raise KolmogramError(f"sweeps must be at least 1, not {sweeps}")
     if method != "kolmogram":
         raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
-    search = Search(checked, params, seed, progress)
+    search = Search(checked, params, seed, sweeps or SWEEPS, progress)
     points = search.run(epsilons)
     seconds = time.perf_counter() - began
     results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))

@@ -1,8 +1,8 @@
 """The rate–distortion search: sweeps from fine to coarse trace the frontier of a checkpoint.
 
-Each sweep aims at a higher rise of the loss and visits every tensor (`sweep.py`); between sweeps the curvature is
-looked at again where the network now stands. Small tensors that the loss depends on wildly (the queries of a saturated
-attention) stay fine because every step is checked; dead ones vanish at once.
+A network that is fine everywhere becomes coarser tensor by tensor (`sweep.py`), until the loss has risen by ε; between
+sweeps the curvature is looked at again where the network now stands. Small tensors that the loss depends on wildly (the
+queries of a saturated attention) stay fine because every move is checked; dead ones vanish at once.
 """
 
 import math
@@ -31,7 +31,7 @@ FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.3  # share of ε at which the sweeps begin
 AIM = 0.985  # share of ε that they keep below
 SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
-SWEEPS, LONGEST = 12, 30  # or after twelve, if most of ε is used
+SWEEPS, MORE = 12, 2.5  # or after twelve; so many times more if most of ε is still unused
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
@@ -52,11 +52,12 @@ class Point(NamedTuple):
 
 @dataclass
 class Search:
-    """Traces the frontier of one checkpoint (`params`) for a task."""
+    """Traces the frontier of one checkpoint (`params`) for a task, by about `sweeps` sweeps for each ε."""
 
     task: Task
     params: Mapping[str, Tensor]
     seed: int = 0
+    sweeps: int = SWEEPS
     progress: Callable[[float], None] | None = None
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
@@ -158,7 +159,7 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        for number in range(LONGEST):
+        for number in range(math.ceil(MORE * self.sweeps)):
             assembler = self._look(state.params, MEMORY, DRAWS, state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
             price = correction * max(gain, 1.0) / (2 * epsilon)
@@ -177,7 +178,7 @@ class Search:
                 idle = 0.0
             elif state.loss <= limit:
                 idle += 1.0 if share > USED else SLACK
-            if idle >= PATIENCE or (number + 1 >= SWEEPS and share > 0.5):
+            if idle >= PATIENCE or (number + 1 >= self.sweeps and share > 0.5):
                 break
         return state
 

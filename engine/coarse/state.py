@@ -10,7 +10,7 @@ from .tensor_coder import Candidate
 
 @dataclass
 class State:
-    """One candidate a tensor in file order, the log noise level it was coded at, and its decoded weights."""
+    """One candidate a tensor in file order, the log step it was coded at, and its decoded weights."""
 
     candidates: dict[str, Candidate]
     levels: dict[str, float]
