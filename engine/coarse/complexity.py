@@ -183,6 +183,7 @@ def transform_name(code: Representation) -> str:
     words = {
         BasisKind.IDENTITY: "",
         BasisKind.FOURIER: "fourier",
+        BasisKind.MULTIPLICATIVE: "multiplicative",
         BasisKind.INHERITED: "inherited",
     }
     name = Kind(code.kind).name.lower()

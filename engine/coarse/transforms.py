@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..codec.exact import FloatArray
+from ..codec.exact import FloatArray, is_prime
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
 from .rounding import Metric
 
@@ -48,7 +48,8 @@ def choose_basis(
 def fourier_candidate(weights: FloatArray) -> Basis:
     """The Fourier basis of axis 0 of `weights` ([n, k]) that gathers its energy best, or the identity if none does.
 
-    A cyclic axis may be followed by a few special coordinates (the tokens of an operation and of "=").
+    That is additive or, for primes, multiplicative. A cyclic axis may be followed by a few special coordinates (the
+    tokens of an operation and of "=").
     """
     n = len(weights)
     if not _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER or not weights.any():
@@ -56,12 +57,13 @@ def fourier_candidate(weights: FloatArray) -> Basis:
     floor = 1e-3 * (weights * weights).sum() / n
     best, chosen = np.log((weights * weights).sum(1) + floor).mean() - _FOURIER_GAIN, IDENTITY
     for period in range(n, max(n - _FOURIER_TAIL, _SHORTEST_FOURIER) - 1, -1):
-        basis = Basis(BasisKind.FOURIER, period)
-        matrix = basis_matrix(basis, n, ())
-        assert matrix is not None
-        mean = np.log(((matrix @ weights) ** 2).sum(1) + floor).mean()
-        if mean < best:
-            best, chosen = mean, basis
+        kinds = (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE) if is_prime(period) else (BasisKind.FOURIER,)
+        for basis in (Basis(kind, period) for kind in kinds):
+            matrix = basis_matrix(basis, n, ())
+            assert matrix is not None
+            mean = np.log(((matrix @ weights) ** 2).sum(1) + floor).mean()
+            if mean < best:
+                best, chosen = mean, basis
     return chosen
 
 

@@ -4,6 +4,7 @@ Sums run in one fixed order in float64, without fused operations and without a B
 """
 
 from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 from numba import njit
@@ -103,3 +104,22 @@ def fourier_basis(period: int) -> FloatArray:
     if period % 2 == 0:
         basis[period - 1] *= np.sqrt(0.5)
     return basis
+
+
+def is_prime(n: int) -> bool:
+    """By trial division: axes are short."""
+    return n > 1 and all(n % d for d in range(2, isqrt(n) + 1))
+
+
+@lru_cache(maxsize=64)
+def multiplicative_basis(prime: int) -> FloatArray:
+    """The Fourier basis of the multiplicative group mod `prime` ([p − 1, p − 1]) over 1 … p − 1.
+
+    What multiplication is to residues, addition is to their logarithms to a primitive root; the smallest one is taken.
+    Rows are those of `fourier_basis`.
+    """
+    order = prime - 1
+    root = next(g for g in range(1, prime) if len({pow(g, k, prime) for k in range(order)}) == order)
+    logarithm = np.empty(prime, np.int64)
+    logarithm[[pow(root, k, prime) for k in range(order)]] = np.arange(order)
+    return np.ascontiguousarray(fourier_basis(order)[:, logarithm[1:]])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arithmetic import IntArray
-from .exact import FloatArray, complete_basis, fourier_basis, product
+from .exact import FloatArray, complete_basis, fourier_basis, multiplicative_basis, product
 
 
 class Kind(IntEnum):
@@ -28,6 +28,7 @@ class BasisKind(IntEnum):
     IDENTITY = 0
     FOURIER = 1  # real Fourier basis on the first `parameter` coordinates
     INHERITED = 2  # the directions that an earlier tensor of the file uses: `parameter` is its index, `axis` its side
+    MULTIPLICATIVE = 3  # the Fourier basis over the discrete logarithms of 1 … p − 1, p = `parameter` a prime; 0 stays
 
 
 class Basis(NamedTuple):
@@ -107,6 +108,10 @@ def basis_matrix(basis: Basis, n: int, earlier: Sequence[Decoded]) -> FloatArray
     if basis.kind == BasisKind.FOURIER:
         result = np.eye(n)
         result[: basis.parameter, : basis.parameter] = fourier_basis(basis.parameter)
+        return result
+    if basis.kind == BasisKind.MULTIPLICATIVE:
+        result = np.eye(n)
+        result[1 : basis.parameter, 1 : basis.parameter] = multiplicative_basis(basis.parameter)
         return result
     source = earlier[basis.parameter]
     return source.right_directions if basis.axis else source.left_directions

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import CodecError
 from .arithmetic import IntArray
+from .exact import is_prime
 from .representation import (
     IDENTITY,
     LONGEST_BASIS,
@@ -109,11 +110,13 @@ def _code_basis(stream: Stream, basis: Basis, n: int, history: History) -> Basis
     if number not in set(BasisKind) or n > LONGEST_BASIS:
         raise CodecError(f"an axis of {n} is in a basis of kind {number}, which does not exist for it")
     history.take(n * n)
-    if number == BasisKind.FOURIER:
+    if number in (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE):
         period = n - stream.natural(n - basis.parameter, 1)
         if not 0 < period <= n:
             raise CodecError("its Fourier period does not fit")
-        return Basis(BasisKind.FOURIER, period)
+        if number == BasisKind.MULTIPLICATIVE and not is_prime(period):
+            raise CodecError(f"a multiplicative basis of {period}, which is not a prime")
+        return Basis(BasisKind(number), period)
     latest = len(history.decoded) - 1
     source = latest - stream.natural(latest - basis.parameter, 2)
     axis = stream.bits(basis.axis, 1)
