@@ -10,7 +10,7 @@ from kolmogram.engine.coarse.rotation import rotate
 from kolmogram.engine.coarse.rounding import Metric, round_matrix
 from kolmogram.engine.coarse.tensor_coder import TensorCoder
 from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, transform_metric
-from kolmogram.engine.codec.exact import fourier_basis
+from kolmogram.engine.codec.exact import fourier_basis, multiplicative_basis
 from kolmogram.engine.codec.representation import IDENTITY, BasisKind, Kind
 
 RNG = np.random.default_rng(0)
@@ -89,6 +89,13 @@ def test_fourier_is_offered_where_the_axis_is_cyclic():
     assert (basis.kind, basis.parameter) == (BasisKind.FOURIER, 61)
     assert fourier_candidate(RNG.normal(size=(63, 20))) == IDENTITY
     assert fourier_candidate(np.zeros((63, 20))) == IDENTITY
+
+
+def test_a_multiplicative_basis_is_offered_where_a_prime_axis_is_multiplied():
+    characters = multiplicative_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 20))
+    table = np.concatenate([np.zeros((1, 20)), characters, RNG.normal(size=(2, 20)) * 0.01])
+    basis = fourier_candidate(table)
+    assert (basis.kind, basis.parameter) == (BasisKind.MULTIPLICATIVE, 61)
 
 
 def test_a_basis_is_inherited_where_two_tensors_share_directions():

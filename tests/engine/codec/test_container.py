@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kolmogram.engine.codec.coders import Coder
-from kolmogram.engine.codec.container import MAGIC, VERSION, decode, encode, transcode
+from kolmogram.engine.codec.container import MAGIC, VERSION, Entry, decode, encode, transcode
+from kolmogram.engine.codec.exact import multiplicative_basis
 from kolmogram.engine.codec.header import DTYPES, Signature, pack, unpack, varint
-from kolmogram.engine.codec.representation import BasisKind, Kind
+from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, Representation
 from kolmogram.engine.codec.stream import MixingStream
 from kolmogram.engine.errors import CodecError
 
@@ -143,6 +144,22 @@ def test_claims_that_would_take_memory_or_time_are_refused():
         decode(with_header(many, fourier_everywhere(len(many))))
     with pytest.raises(CodecError, match="end too early"):
         decode(with_header([Signature("w", (4000, 4000), torch.float32)], beginning_of_a_matrix()))
+
+
+def test_a_multiplicative_basis_comes_back_and_needs_a_prime():
+    symbols = np.random.default_rng(0).integers(-3, 4, (33, 8))
+    code = Representation(Kind.DIRECT, -20, 0, (Basis(BasisKind.MULTIPLICATIVE, 31), IDENTITY), False, symbols)
+    matrix = decode(encode([Entry(Signature("w", (33, 8), torch.float64), code)]).data)["w"].numpy()
+    expected = symbols * 2.0**-2.5
+    expected[1:31] = multiplicative_basis(31).T @ expected[1:31]
+    np.testing.assert_allclose(matrix, expected, atol=1e-12)
+    stream = MixingStream()
+    stream.bits(Kind.DIRECT, 2)
+    stream.integer(0, 3)
+    stream.bits(BasisKind.MULTIPLICATIVE, 2)
+    stream.natural(0, 1)
+    with pytest.raises(CodecError, match="multiplicative basis of 33, which is not a prime"):
+        decode(with_header([Signature("w", (33, 8), torch.float32)], stream.finish()))
 
 
 def fourier_everywhere(count):

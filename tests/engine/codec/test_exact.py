@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from kolmogram.engine.codec.exact import complete_basis, fourier_basis, product
+from kolmogram.engine.codec.exact import complete_basis, fourier_basis, is_prime, multiplicative_basis, product
 
 
 def test_product_is_the_matrix_product():
@@ -42,3 +42,18 @@ def test_complete_basis_begins_with_the_span_of_its_vectors():
 def test_complete_basis_of_degenerate_vectors_is_still_orthonormal(vectors):
     basis = complete_basis(vectors)
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-12)
+
+
+def test_multiplying_only_turns_the_pairs_of_a_multiplicative_basis():
+    prime, factor = 23, 7
+    basis = multiplicative_basis(prime)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(prime - 1), atol=1e-13)
+    multiplied = basis[:, np.arange(1, prime) * factor % prime - 1]
+    coefficients = multiplied @ basis.T
+    pair = (np.arange(prime - 1) + 1) // 2  # constant; cos 1, sin 1; cos 2, sin 2; …
+    assert np.abs(coefficients[pair[:, None] != pair]).max() < 1e-13
+    np.testing.assert_allclose(coefficients @ coefficients.T, np.eye(prime - 1), atol=1e-12)
+
+
+def test_primes():
+    assert [n for n in range(-1, 32) if is_prime(n)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31]
