@@ -144,7 +144,10 @@ class Sweep:
             allowed = [option for option in options if option.part_loss <= bound]
             place -= FINER
             if allowed or valid or place < -FINEST:
-                return options, allowed
+                break
+        if not options and not valid:  # the model would have none of it, at any step
+            options = [self._option(state, name, self.assembler.coders[name].zero(), level)]
+        return options, allowed
 
     def _note_blocked(self, options: list[Option], allowed: list[Option], stays: float) -> None:
         """What the best option would gain over the best one allowed if there were no limit."""
@@ -158,6 +161,7 @@ class Sweep:
         return sum(c.bits / 8 for c in state.candidates.values() if any(s is source.decoded for s in c.sources))
 
     def _kinds(self, old: Candidate) -> tuple[frozenset[Kind], ...]:
+        """Which kinds of code to try."""
         if old.decoded.matrix.shape[1] == 1:
             return VECTOR
         return MATRIX if self.thorough else (frozenset({Kind(old.code.kind)}),)
