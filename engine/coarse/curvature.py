@@ -86,6 +86,13 @@ def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
     return Curvature(a * (m / max(total, 1e-30)), g / m)
 
 
+def without_dead(matrix: FloatArray, seen: Curvature) -> FloatArray:
+    """The matrix with its rows and columns that the loss does not see set to zero; itself if there are none."""
+    rows, columns = (side if side.ndim == 1 else np.diag(side) for side in seen)
+    dead = (rows == 0)[:, None] | (columns == 0)[None]
+    return np.where(dead, 0.0, matrix) if (dead & (matrix != 0)).any() else matrix
+
+
 def _signed_loss(task: Task, point: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
     """A scalar whose gradient has the Fisher information as its covariance, as nearly as the task allows."""
     sampled: Callable[..., Tensor] | None = getattr(task, "sampled_loss", None)

@@ -18,22 +18,25 @@ from torch import Tensor
 from ..codec.container import Encoded, Entry, encode, exact_code
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
-from ..codec.representation import ZERO, Representation, matrix_shape
+from ..codec.representation import ZERO, Basis, Representation, matrix_shape
 from ..tasks import Task
 from .assembly import Assembler, fourier_bases
-from .curvature import Moments, curvature, moments
+from .curvature import Moments, curvature, moments, without_dead
 from .exactness import is_coarse
 from .loss import Loss
 from .state import State
 from .sweep import Memory, Sweep
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
-START_RISE = 0.3  # share of ε at which the sweeps begin
-AIM = 0.985  # share of ε that they keep below
+START_RISE = 0.3  # share of what the first sweep may use at which it begins
+OPENING, RAMP = 1 / 8, 5  # share of ε that the first sweep may use; after so many it is all of ε
+ALONE = 6  # sweeps before tensors are coded in the directions of others: moving those disturbs them
+AIM = 0.985  # share of ε that the sweeps keep below
 SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
 SWEEPS, MORE = 12, 2.5  # or after twelve; so many times more if most of ε is still unused
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
+UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
 PRICE_FALLS, PRICE_RISES = 0.7, 1.4  # at most, from sweep to sweep
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
@@ -74,7 +77,7 @@ class Search:
         }
         self.generator = torch.Generator().manual_seed(self.seed)
         self.loss = Loss(self.task, self.weights, self.exact, self.generator)
-        self._fourier = fourier_bases(self.matrices)
+        self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
 
@@ -85,7 +88,7 @@ class Search:
         if self.weights and left:
             best: dict[float, State] = {}
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
-                state = self._start(min(left))
+                state = self._start(OPENING * min(left))
                 self._offer(best, state, left)
                 for epsilon in sorted(set(left) & best.keys()):
                     state = self._approach(state, epsilon, best, left)
@@ -106,7 +109,9 @@ class Search:
             name: torch.zeros_like(value) if name in dropped else self._noisy(value)
             for name, value in self.weights.items()
         }
-        assembler = self._look(point, 0.0, FIRST_DRAWS)
+        self._see(point, 0.0, FIRST_DRAWS)
+        self._silence()
+        assembler = self._assembler()
         level, goal = FIRST_LEVEL, START_RISE * epsilon
         while True:
             levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
@@ -136,16 +141,34 @@ class Search:
             low, high = (middle, high) if feasible else (low, middle - 1)
         return frozenset(order[:low])
 
-    def _look(self, point: Mapping[str, Tensor], memory: float, draws: int, state: State | None = None) -> Assembler:
-        """An assembler under the curvature at `point`, mixed with what earlier looks saw, its bases planned."""
+    def _see(self, point: Mapping[str, Tensor], memory: float, draws: int) -> None:
+        """Look at the curvature at `point`, and mix it with what earlier looks saw."""
         for name, fresh in moments(self.task, point, draws, self.generator, self.exact).items():
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
+
+    def _assembler(self, state: State | None = None) -> Assembler:
+        """An assembler under the curvature seen, its bases planned for the state."""
         curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
         assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier)
         if state is not None:
-            assembler.plan(state.levels, state.decoded)
+            assembler.plan(state.levels, state.decoded if len(self.trace) >= ALONE else [])
         return assembler
+
+    def _silence(self) -> None:
+        """Set to zero the rows and columns of matrices that no example uses, as the loss on all of them confirms.
+
+        Their errors cost nothing, so they need no bits; but a metric that is damped would give them some.
+        """
+        for signature in self.signatures:
+            name, matrix = signature.name, self.matrices[signature.name]
+            silent = without_dead(matrix, curvature(self._moments.get(name), signature.shape))
+            if silent is not matrix:
+                value = torch.from_numpy(silent).reshape(signature.shape).to(signature.dtype)
+                change = self.loss({**self.weights, name: value}) - self.loss.original
+                if abs(change) <= UNHEARD * max(self.loss.original, UNHEARD):
+                    self.matrices[name] = silent
+        self._fourier = fourier_bases(self.matrices)
 
     def _uniform(self, assembler: Assembler, levels: dict[str, float], dropped: frozenset[str]) -> State:
         assembly = assembler.assemble(levels, dropped)
@@ -159,22 +182,25 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
+        opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)
         for number in range(math.ceil(MORE * self.sweeps)):
-            assembler = self._look(state.params, MEMORY, DRAWS, state)
+            allowed = epsilon * min(opening ** (1 - (number + 1) / RAMP), 1.0)
+            self._see(state.params, MEMORY, DRAWS)
+            assembler = self._assembler(state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
-            price = correction * max(gain, 1.0) / (2 * epsilon)
-            aim = self.loss.original + AIM * epsilon
+            price = correction * max(gain, 1.0) / (2 * allowed)
+            aim = self.loss.original + AIM * allowed
             sweep = Sweep(self.loss, self.weights, assembler, self._memory, price, aim, number % THOROUGH == 0)
             state = sweep.run(state)
             self._note(state)
             before = best[epsilon].estimated_bytes
             self._offer(best, state, epsilons)
-            share = max((state.loss - self.loss.original) / epsilon, 1e-3)
+            share = max((state.loss - self.loss.original) / allowed, 1e-3)
             if sweep.blocked > BLOCKED * state.estimated_bytes:
                 correction *= RAISE
             else:
                 correction *= min(max(math.sqrt(share / AIM), PRICE_FALLS), PRICE_RISES)
-            if best[epsilon].estimated_bytes < (1 - SETTLED) * before:
+            if allowed < epsilon or best[epsilon].estimated_bytes < (1 - SETTLED) * before:
                 idle = 0.0
             elif state.loss <= limit:
                 idle += 1.0 if share > USED else SLACK
