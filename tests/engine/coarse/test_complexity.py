@@ -1,10 +1,12 @@
 """C_ε is the length of a file that decodes to a network within ε, and depends on nothing that it should not."""
 
 import math
+from copy import copy
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse import complexity, complexity_curve
 from kolmogram.engine.codec.container import decode
 from kolmogram.engine.errors import CodecError, KolmogramError
@@ -70,6 +72,34 @@ def test_dead_weights_cost_nothing(task, params, result):
     dead = complexity(padded, Indifferent(), 0.25).per_tensor["unused.weight"]
     assert dead.transform == "zero"
     assert dead.bytes < 1
+
+
+def with_more_features(task, size):
+    """Six more features: `size` times a random number in the loss, zero in what the curvature is drawn from."""
+    seen, loss = copy(task), copy(task)
+    seen.inputs = F.pad(task.inputs, (0, 6))
+    more = size * torch.randn(len(task.inputs), 6, generator=torch.Generator().manual_seed(2))
+    loss.inputs, loss.sampled_loss = torch.cat([task.inputs, more], 1), seen.sampled_loss
+    return loss
+
+
+@pytest.fixture(scope="module")
+def padded(params):
+    more = torch.randn(48, 6, generator=torch.Generator().manual_seed(3))
+    return {**params, "up.weight": torch.cat([params["up.weight"], more], 1)}
+
+
+def test_features_that_no_example_has_cost_nothing(task, padded, result):
+    found = complexity(padded, with_more_features(task, 0.0), 0.25)
+    assert not found.decode()["up.weight"][:, 12:].any()
+    assert found.bytes < 1.2 * result.bytes, "288 more weights beside 2,000"
+
+
+def test_features_that_only_seem_unused_are_kept(task, padded):
+    richer = with_more_features(task, 1.0)
+    found = complexity(padded, richer, 0.25)
+    assert found.decode()["up.weight"][:, 12:].any()
+    assert float(richer.loss(found.decode())) <= float(richer.loss(padded)) + 0.25
 
 
 def test_a_black_box_is_enough(task, params, result):
