@@ -153,7 +153,7 @@ class SpectralEntropyRegularizer:
 
 
 class _Solved(NamedTuple):
-    """H (float64) and dH/dW of every matrix by its name, laid out like its weight."""
+    """H and dH/dW of every matrix by its name, the gradient laid out like its weight."""
 
     entropies: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -199,7 +199,7 @@ class _KnownGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, *(upstream.to(g.dtype) * g for g in ctx.gradients)
+        return None, None, *(upstream * g for g in ctx.gradients)
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

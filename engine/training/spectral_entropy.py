@@ -37,13 +37,13 @@ class Quadratic:
     """H of one matrix (m, n) or (n, m), m ≤ n, near the weights it was made at: ½⟨W, M W⟩ + `constant`, in nats."""
 
     metric: Tensor  # M (m, m), in float32 or wider
-    constant: Tensor  # () float64
+    constant: Tensor  # () in M's dtype: an addition that changes types costs as much as a small product
 
     def __call__(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """H () float64, and dH/dW in the matrix's shape and dtype."""
+        """H () in M's dtype, and dH/dW in the matrix's shape and dtype."""
         weights = matrix.to(self.metric.dtype)
         gradient = weights @ self.metric if matrix.shape[0] > matrix.shape[1] else self.metric @ weights
-        entropy = self.constant + 0.5 * gradient.flatten().dot(weights.flatten())
+        entropy = self.constant.add(gradient.flatten().dot(weights.flatten()), alpha=0.5)
         return entropy, _narrow(gradient, matrix.dtype)
 
 
@@ -82,9 +82,10 @@ def quadratics(matrices: Sequence[Tensor], power: int = 1) -> list[Quadratic]:
     slopes = torch.where(cap > 0, solved.slopes(torch.maximum(solved.sigma, cap)), 0)
     metrics = solved.basis.mT @ (solved.basis * (slopes / solved.largest**2)[:, :, None])
     constants = solved.entropies - 0.5 * (slopes * solved.sigma**2).sum(1)
+    dtypes = [torch.promote_types(torch.float32, matrix.dtype) for matrix in matrices]
     return [
-        Quadratic(_narrow(metric, torch.promote_types(torch.float32, matrix.dtype)), constant)
-        for matrix, metric, constant in zip(matrices, metrics, constants, strict=True)
+        Quadratic(_narrow(metric, dtype), constant.to(dtype))
+        for dtype, metric, constant in zip(dtypes, metrics, constants, strict=True)
     ]
 
 
