@@ -182,9 +182,10 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
+        ramp = max(RAMP * self.sweeps / SWEEPS, 1.0)
         opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)
         for number in range(math.ceil(MORE * self.sweeps)):
-            allowed = epsilon * min(opening ** (1 - (number + 1) / RAMP), 1.0)
+            allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
             self._see(state.params, MEMORY, DRAWS)
             assembler = self._assembler(state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..codec.exact import FloatArray, is_prime
+from ..codec.exact import FloatArray, is_prime, powers
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
 from .rounding import Metric
 
@@ -59,12 +59,23 @@ def fourier_candidate(weights: FloatArray) -> Basis:
     for period in range(n, max(n - _FOURIER_TAIL, _SHORTEST_FOURIER) - 1, -1):
         kinds = (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE) if is_prime(period) else (BasisKind.FOURIER,)
         for basis in (Basis(kind, period) for kind in kinds):
-            matrix = basis_matrix(basis, n, ())
-            assert matrix is not None
-            mean = np.log(((matrix @ weights) ** 2).sum(1) + floor).mean()
+            mean = np.log(fourier_energies(weights, basis) + floor).mean()
             if mean < best:
                 best, chosen = mean, basis
     return chosen
+
+
+def fourier_energies(weights: FloatArray, basis: Basis) -> FloatArray:
+    """Energies of the rows of `weights` ([n, k]) in a Fourier basis ([n], in no particular order), by FFT."""
+    first = 1 if basis.kind == BasisKind.MULTIPLICATIVE else 0  # zero has no logarithm
+    cyclic = weights[list(powers(basis.parameter))] if first else weights[: basis.parameter]
+    waves = np.fft.rfft(cyclic, axis=0, norm="ortho")
+    even = len(cyclic) % 2 == 0
+    alone = waves[[0, -1]] if even else waves[:1]  # without a sine: constant and highest frequency
+    pairs = waves[1:-1] if even else waves[1:]
+    others = np.concatenate([weights[:first], weights[basis.parameter :]])
+    rows = (alone.real, np.sqrt(2) * pairs.real, np.sqrt(2) * pairs.imag, others)
+    return np.concatenate([(row * row).sum(1) for row in rows])
 
 
 def transform_metric(metric: FloatArray, basis: FloatArray) -> FloatArray:

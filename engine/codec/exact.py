@@ -118,8 +118,14 @@ def multiplicative_basis(prime: int) -> FloatArray:
     What multiplication is to residues, addition is to their logarithms to a primitive root; the smallest one is taken.
     Rows are those of `fourier_basis`.
     """
+    logarithm = np.empty(prime, np.int64)
+    logarithm[list(powers(prime))] = np.arange(prime - 1)
+    return np.ascontiguousarray(fourier_basis(prime - 1)[:, logarithm[1:]])
+
+
+@lru_cache(maxsize=64)
+def powers(prime: int) -> tuple[int, ...]:
+    """1, g, g², … mod `prime`: all residues but 0, by their logarithm to the smallest primitive root g."""
     order = prime - 1
     root = next(g for g in range(1, prime) if len({pow(g, k, prime) for k in range(order)}) == order)
-    logarithm = np.empty(prime, np.int64)
-    logarithm[[pow(root, k, prime) for k in range(order)]] = np.arange(order)
-    return np.ascontiguousarray(fourier_basis(order)[:, logarithm[1:]])
+    return tuple(pow(root, k, prime) for k in range(order))

@@ -9,9 +9,9 @@ from kolmogram.engine.coarse.rate import matrix_bits
 from kolmogram.engine.coarse.rotation import rotate
 from kolmogram.engine.coarse.rounding import Metric, round_matrix
 from kolmogram.engine.coarse.tensor_coder import TensorCoder
-from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, transform_metric
+from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, fourier_energies, transform_metric
 from kolmogram.engine.codec.exact import fourier_basis, multiplicative_basis
-from kolmogram.engine.codec.representation import IDENTITY, BasisKind, Kind
+from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, basis_matrix
 
 RNG = np.random.default_rng(0)
 
@@ -96,6 +96,14 @@ def test_a_multiplicative_basis_is_offered_where_a_prime_axis_is_multiplied():
     table = np.concatenate([np.zeros((1, 20)), characters, RNG.normal(size=(2, 20)) * 0.01])
     basis = fourier_candidate(table)
     assert (basis.kind, basis.parameter) == (BasisKind.MULTIPLICATIVE, 61)
+
+
+@pytest.mark.parametrize("n", [17, 19, 20, 22])
+def test_energies_by_fft_are_those_of_the_basis(n):
+    weights = RNG.normal(size=(n, 5))
+    for basis in (Basis(kind, p) for kind in (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE) for p in (17, 19) if p <= n):
+        expected = ((basis_matrix(basis, n, ()) @ weights) ** 2).sum(1)
+        np.testing.assert_allclose(np.sort(fourier_energies(weights, basis)), np.sort(expected))
 
 
 def test_a_basis_is_inherited_where_two_tensors_share_directions():
