@@ -37,6 +37,8 @@ def draw(tables: Mapping[GridRun, Path], folder: Path) -> None:
                 panel(list(axes[:, column]), {run: t for run, t in measured.items() if run.operation == operation})
                 axes[0, column].set_title(operation, loc="left", fontsize=8)
                 axes[-1, column].set_xlabel("step")
+            for axis in axes[:, 0]:
+                axis.set_ylim(bottom=0)  # of the whole row, once all of it is drawn
             handles = {
                 label: handle
                 for axis in axes.flat
@@ -65,7 +67,6 @@ def draw_operation(axes: Sequence["Axes"], runs: Mapping[GridRun, Columns]) -> N
             for axis in axes:
                 axis.axvline(fall.step, color=COLOURS[run.recipe], linewidth=0.6, linestyle=":")
     complexity.yaxis.set_major_formatter(EngFormatter("B", sep=" "))
-    complexity.set_ylim(bottom=0)
     for axis, title in ((accuracy, "accuracy"), (complexity, "complexity at ε = 1")):
         style(axis, title)
 
@@ -79,7 +80,6 @@ def draw_proxies(axes: Sequence["Axes"], runs: Mapping[GridRun, Columns]) -> Non
                 axis.plot(table["step"], table[column] / np.nanmax(table[column]), color=colour, label=label)
             accurate = passes(table, "test_accuracy", ACCURATE)
             axis.axvline(accurate, color=MUTED, linestyle=":", label="test accuracy 0.9")
-        axis.set_ylim(bottom=0)
         style(axis, NAMES[recipe])
 
 

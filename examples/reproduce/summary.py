@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from kolmogram.engine.files import write_text
 from runs import GridRun
 from tables import ACCURATE, COMPLEXITY, PROXIES, Columns, fallen, passes, phases, read, steepest
 
+ABLE = 0.99  # test accuracy of a network whose size is compared with that of others
+
 Row = dict[str, Any]
 
 
 def summarise(tables: Mapping[GridRun, Path], folder: Path) -> str:
     """Write summary.csv and summary.md into `folder`; returns the latter."""
-    rows = [summary(run, read(path)) for run, path in tables.items()]
+    measured = {run: read(path) for run, path in tables.items()}
+    rows = [summary(run, table) for run, table in measured.items()]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -28,7 +31,7 @@ def summarise(tables: Mapping[GridRun, Path], folder: Path) -> str:
         "Phases": markdown(map(phase_row, rows)),
         "Order of events": markdown(map(order_row, grokked)),
         "Naive proxies": markdown(map(proxy_row, rows)),
-        "The regulariser against weight decay alone": markdown(regulariser_rows(rows)),
+        "The regulariser against weight decay alone": markdown(regulariser_rows(measured)),
     }
     page = "\n\n".join(f"## {title}\n\n{table}" for title, table in sections.items() if table) + "\n"
     write_text(folder / "summary.md", page)
@@ -81,18 +84,31 @@ def proxy_row(row: Row) -> Row:
     return cells
 
 
-def regulariser_rows(rows: Sequence[Row]) -> Iterable[Row]:
-    """The last networks of seed 0: weight decay alone, with the spectral-entropy regulariser, and with noise."""
+def regulariser_rows(tables: Mapping[GridRun, Columns]) -> Iterable[Row]:
+    """Weight decay alone, with the spectral-entropy regulariser, and with noise too: seed 0, equally accurate.
+
+    Compared at the last checkpoint at which all of them can do the test; a run may end in a spike of its loss.
+    """
     recipes = {"weight_decay": "weight decay", "noiseless": "and spectral entropy", "paper": "and noise"}
-    last = {(row["operation"], row["recipe"]): row for row in rows if row["seed"] == 0}
-    for operation in dict.fromkeys(row["operation"] for row in rows):
-        found = {title: last.get((operation, recipe)) for recipe, title in recipes.items()}
-        cells = {"operation": operation}
-        cells |= {f"{title}, C₁": count(row["final_bytes"]) if row else "–" for title, row in found.items()}
-        cells |= {
-            f"{title}, accuracy": f"{row['final_test_accuracy']:.3f}" if row else "–" for title, row in found.items()
-        }
+    found = {(run.operation, run.recipe): table for run, table in tables.items() if run.seed == 0}
+    for operation in dict.fromkeys(run.operation for run in tables):
+        trio = [found.get((operation, recipe)) for recipe in recipes]
+        chosen = [table for table in trio if table is not None]
+        if len(chosen) < len(recipes):
+            continue
+        able = [step for step in chosen[0]["step"] if all(at(t, "test_accuracy", step) >= ABLE for t in chosen)]
+        if not able:
+            continue
+        cells = {"operation": operation, "step": count(able[-1])}
+        for title, column, write in (("C₁", COMPLEXITY, count), ("accuracy", "test_accuracy", "{:.3f}".format)):
+            values = {name: at(table, column, able[-1]) for name, table in zip(recipes.values(), chosen, strict=True)}
+            cells |= {f"{name}, {title}": write(value) for name, value in values.items()}
         yield cells
+
+
+def at(table: Columns, column: str, step: float) -> float:
+    """A column at a step; NaN where there is no such checkpoint."""
+    return float(next(iter(table[column][table["step"] == step]), math.nan))
 
 
 def markdown(rows: Iterable[Row]) -> str:

@@ -70,6 +70,21 @@ def test_the_fall_and_the_steepest_descent(example):
     assert math.isnan(tables.fallen(trajectory(grokks=False), 0.5))
 
 
+def test_recipes_are_compared_where_all_of_them_are_able(example):
+    """A run that ends in a spike of its loss is compared before it."""
+    runs = {r: trajectory(grokks=True) for r in example["runs"].grid() if r.operation == "addition" and r.seed == 0}
+    for table in runs.values():
+        table["test_accuracy"][-3:] = 1.0
+    spiked = next(table for run, table in runs.items() if run.recipe == "noiseless")
+    steps = spiked["step"]
+    spiked["test_accuracy"][-1] = 0.5
+    (row,) = example["summary"].regulariser_rows(runs)
+    assert row["step"] == f"{steps[-2]:,.0f}"
+    assert row["and spectral entropy, C₁"] == f"{spiked['complexity_bytes@1.0'][-2]:,.0f}"
+    spiked["test_accuracy"][:] = 0.5
+    assert not list(example["summary"].regulariser_rows(runs))
+
+
 def test_tables_and_figures_of_some_runs(example, tmp_path):
     written = {}
     for run in example["runs"].grid():
