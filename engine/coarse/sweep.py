@@ -25,7 +25,7 @@ LEAST_STRIDE = 0.04  # a shorter one is not worth a visit
 FINER, FINEST = (
     0.5,
     2.0,
-)  # by which a tensor that cannot stay as it is is coded finer and finer, until the loss allows it
+)  # by which a tensor that cannot stay as it is gets finer, up to where, until the loss allows it
 REPAIR = 0.1  # how much finer tensors are coded at least where the loss is above the limit
 EXCESS = 10.0  # how much dearer a nat is above the limit
 DISTURBANCE = 0.03  # of the bytes coded in a tensor's directions: what a move of it must gain beyond
