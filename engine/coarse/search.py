@@ -34,6 +34,7 @@ ALONE = 6  # sweeps before tensors are coded in the directions of others: moving
 AIM = 0.985  # share of ε that the sweeps keep below
 SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
 SWEEPS, MORE = 12, 2.5  # or after twelve; so many times more if most of ε is still unused
+LATER = 2 / 3  # of the sweeps for each further ε, which goes on from the one before
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
@@ -182,9 +183,10 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        ramp = max(RAMP * self.sweeps / SWEEPS, 1.0)
+        sweeps = self.sweeps if not self.trace else math.ceil(LATER * self.sweeps)
+        ramp = max(RAMP * sweeps / SWEEPS, 1.0)
         opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)
-        for number in range(math.ceil(MORE * self.sweeps)):
+        for number in range(math.ceil(MORE * sweeps)):
             allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
             self._see(state.params, MEMORY, DRAWS)
             assembler = self._assembler(state)
@@ -205,7 +207,7 @@ class Search:
                 idle = 0.0
             elif state.loss <= limit:
                 idle += 1.0 if share > USED else SLACK
-            if idle >= PATIENCE or (number + 1 >= self.sweeps and share > 0.5):
+            if idle >= PATIENCE or (number + 1 >= sweeps and share > 0.5):
                 break
         return state
 
