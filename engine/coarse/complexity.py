@@ -19,7 +19,7 @@ from ..codec.representation import BasisKind, Kind, Representation
 from ..errors import CodecError, KolmogramError
 from ..files import write_bytes
 from ..tasks import Task
-from .search import SWEEPS, Point, Search
+from .search import Point, Search
 
 ByteString = bytes  # `bytes` names a field below
 LossFunction = Callable[[Mapping[str, Tensor]], Tensor]
@@ -148,7 +148,7 @@ def complexity_curve(
     if method != "kolmogram":
         raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
-    search = Search(checked, params, seed, sweeps or SWEEPS, progress)
+    search = Search(checked, params, seed, sweeps, progress)
     points = search.run(epsilons)
     seconds = time.perf_counter() - began
     results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))

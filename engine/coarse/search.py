@@ -56,12 +56,12 @@ class Point(NamedTuple):
 
 @dataclass
 class Search:
-    """Traces the frontier of one checkpoint (`params`) for a task, by about `sweeps` sweeps for each ε."""
+    """Traces the frontier of one checkpoint (`params`) for a task, by at most `sweeps` sweeps for each ε."""
 
     task: Task
     params: Mapping[str, Tensor]
     seed: int = 0
-    sweeps: int = SWEEPS
+    sweeps: int | None = None
     progress: Callable[[float], None] | None = None
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
@@ -183,10 +183,12 @@ class Search:
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        sweeps = self.sweeps if not self.trace else math.ceil(LATER * self.sweeps)
+        usual = self.sweeps or SWEEPS
+        sweeps = math.ceil(LATER * usual) if self.trace else usual
+        most = sweeps if self.sweeps else math.ceil(MORE * sweeps)
         ramp = max(RAMP * sweeps / SWEEPS, 1.0)
         opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)
-        for number in range(math.ceil(MORE * sweeps)):
+        for number in range(most):
             allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
             self._see(state.params, MEMORY, DRAWS)
             assembler = self._assembler(state)
