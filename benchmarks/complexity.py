@@ -35,6 +35,10 @@ COLUMNS = (
     "alone_seconds",  # of the search for this ε alone, where that was measured
     "paper_seconds",
     "seconds_ratio",
+    "machine",
+    "threads",
+    "versions",
+    "date",
 )
 Row = dict[str, object]
 
@@ -64,9 +68,16 @@ def measure(
             measured = ours.bytes, paper.bytes, ours.bytes / paper.bytes
             times = seconds, alone if ours.epsilon == nearest else "", paper.seconds, seconds / paper.seconds
             values = (name, checkpoint.step, ours.epsilon, seed, *measured, *times)
-            row = dict(zip(COLUMNS, values, strict=True))
+            row = dict(zip(COLUMNS, (*values, *conditions()), strict=True))
             click.echo(" ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
             yield row
+
+
+def conditions() -> tuple[str, int, str, str]:
+    """Machine, threads, versions and date."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    versions = f"kolmogram {kolmogram.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return machine, torch.get_num_threads(), versions, time.strftime("%Y-%m-%d")
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -102,6 +113,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Bytes of ours against theirs, a point per row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure((5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -110,11 +122,16 @@ def draw(rows: list[Row], path: Path) -> None:
         of = [row for row in rows if row["epsilon"] == epsilon]
         x, y = ([float(str(row[column])) for row in of] for column in ("paper_bytes", "bytes"))
         axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
-    low, high = axes.get_xlim()
-    for share in (1, 0.5, 0.25):
-        axes.axline((1e4, share * 1e4), (1e5, share * 1e5), color="0.7", linewidth=0.7, zorder=0)
-        axes.annotate(f"{share:g}×", (high, share * high), color="0.5", fontsize=7, va="center")
+    sizes = [float(str(row["paper_bytes"])) for row in rows]
+    low, high = 0.9 * min(sizes), 1.1 * max(sizes)
+    for share in (1, 0.5, 0.25, 0.125):
+        axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
+        axes.annotate(f" {share:g}×", (high, share * high), color="0.5", fontsize=7, va="center", annotation_clip=False)
     axes.set(xscale="log", yscale="log", xlabel="bytes, the authors' method", ylabel="bytes, ours", xlim=(low, high))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=160, format="png")
@@ -142,8 +159,7 @@ def main(runs: tuple[str, ...], epsilons: tuple[float, ...], seeds: int, sweeps:
     summarise(rows)
     if out is not None:
         draw(rows, out.with_suffix(".png"))
-    where = f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}, torch {torch.__version__}"
-    click.echo(f"kolmogram {kolmogram.__version__}, {where}, {time.strftime('%Y-%m-%d')}")
+    click.echo(", ".join(map(str, conditions())))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """All tensors coded at once, in the order of the file, each with the bases that those before it offer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ...kernels.threads import with_one_blas_thread_each
 from ..codec.container import to_tensor
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
@@ -56,19 +57,20 @@ class Assembler:
 
     def plan(self, levels: Mapping[str, float], previous: Sequence[Decoded]) -> None:
         """Choose every tensor's bases, given what an earlier pass decoded (empty: only fixed bases)."""
-        for index, signature in enumerate(self.signatures):
-            coder = self.coders[signature.name]
-            noise = self.noise(signature.name, levels[signature.name]) ** 2 / 4
+
+        def choose(index: int) -> tuple[Basis, Basis]:
+            name = self.signatures[index].name
+            coder, noise = self.coders[name], self.noise(name, levels[name]) ** 2 / 4
             if coder.weights.shape[1] == 1 or coder.dead:
-                continue
-            rows, columns = coder.plain.rounding
-            scale = columns.conditional, rows.conditional
-            self.bases[signature.name] = (
-                choose_basis(coder.weights, rows, noise / scale[0], self.fourier[signature.name][0], previous[:index]),
-                choose_basis(
-                    coder.weights.T, columns, noise / scale[1], self.fourier[signature.name][1], previous[:index]
-                ),
+                return IDENTITY, IDENTITY
+            (rows, columns), (left, right), earlier = coder.plain.rounding, self.fourier[name], previous[:index]
+            return (
+                choose_basis(coder.weights, rows, noise / columns.conditional, left, earlier),
+                choose_basis(coder.weights.T, columns, noise / rows.conditional, right, earlier),
             )
+
+        chosen = with_one_blas_thread_each(choose, range(len(self.signatures)))
+        self.bases = {s.name: bases for s, bases in zip(self.signatures, chosen, strict=True)}
 
     def assemble(self, levels: Mapping[str, float], dropped: frozenset[str] = frozenset()) -> Assembly:
         """Code every tensor at its log step; `dropped` ones become zero."""
@@ -95,6 +97,10 @@ class Assembler:
         coder, noise = self.coders[name], self.noise(name, rounded / GRID)
         self._codes |= {(*key, rounded, kinds): coder.best(noise, bases, view, kinds) for kinds in missing}
         return [self._codes[*key, rounded, kinds] for kinds in choices]
+
+    def prepare(self, wanted: Iterable[tuple[str, float, Sequence[Decoded], Sequence[frozenset[Kind]]]]) -> None:
+        """Code several tensors at once, one a thread, so that `codes` will have them ready."""
+        with_one_blas_thread_each(lambda arguments: self.codes(*arguments), wanted)
 
     def noise(self, name: str, level: float) -> float:
         """The noise level of a tensor whose log step is `level`."""

@@ -7,7 +7,6 @@ coders).
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..codec.arithmetic import IntArray
 from ..codec.exact import FloatArray
+from ..lazy import lazy
 from .rate import laplace_costs
 
 _TINY = 1e-30
@@ -30,7 +30,7 @@ class Metric:
     matrix: FloatArray
     damping: float
 
-    @cached_property
+    @lazy
     def damped(self) -> FloatArray:
         """The matrix with its damping on the diagonal, same shape as `matrix`."""
         if self.matrix.ndim == 1:
@@ -38,13 +38,13 @@ class Metric:
         mean = max(float(np.trace(self.matrix)) / len(self.matrix), _TINY)
         return self.matrix + np.eye(len(self.matrix)) * (self.damping * mean + _TINY)
 
-    @cached_property
+    @lazy
     def order(self) -> NDArray[np.intp]:
         """Coordinates from light to heavy: the heaviest are rounded first, while others can still make up for them."""
         diagonal = self.matrix if self.matrix.ndim == 1 else np.diag(self.matrix)
         return np.argsort(diagonal, kind="stable")
 
-    @cached_property
+    @lazy
     def factors(self) -> tuple[FloatArray, FloatArray]:
         """Unit lower L ([n, n], or [0, 0] for a diagonal metric) and D ([n]) of the damped metric in `order`."""
         damped = self.damped
@@ -54,7 +54,7 @@ class Metric:
         diagonal = np.diag(root).copy()
         return np.ascontiguousarray(root / diagonal), diagonal * diagonal
 
-    @cached_property
+    @lazy
     def conditional(self) -> float:
         """Mean of D: the price of a unit error after the others have made up for it."""
         return float(self.factors[1].mean())

@@ -26,6 +26,7 @@ from .exactness import is_coarse
 from .loss import Loss
 from .state import State
 from .sweep import Memory, Sweep
+from .tensor_coder import ALL_KINDS
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.3  # share of what the first sweep may use at which it begins
@@ -34,7 +35,7 @@ ALONE = 6  # sweeps before tensors are coded in the directions of others: moving
 AIM = 0.985  # share of ε that the sweeps keep below
 SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
 SWEEPS, MORE = 12, 2.5  # or after twelve; so many times more if most of ε is still unused
-LATER = 2 / 3  # of the sweeps for each further ε, which goes on from the one before
+FIRST, LATER = 2 / 3, 1 / 3  # of the sweeps for the first of several ε, and for each that goes on from the one before
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
@@ -91,8 +92,11 @@ class Search:
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
                 state = self._start(OPENING * min(left))
                 self._offer(best, state, left)
-                for epsilon in sorted(set(left) & best.keys()):
-                    state = self._approach(state, epsilon, best, left)
+                ascending = sorted(set(left) & best.keys())
+                share = FIRST if len(ascending) > 1 else 1.0
+                for epsilon in ascending:
+                    state = self._approach(state, epsilon, math.ceil(share * (self.sweeps or SWEEPS)), best, left)
+                    share = LATER
             found |= {epsilon: self._write_state(state) for epsilon, state in best.items()}
         return [found.get(epsilon) for epsilon in epsilons]
 
@@ -161,30 +165,38 @@ class Search:
 
         Their errors cost nothing, so they need no bits; but a metric that is damped would give them some.
         """
-        for signature in self.signatures:
-            name, matrix = signature.name, self.matrices[signature.name]
-            silent = without_dead(matrix, curvature(self._moments.get(name), signature.shape))
-            if silent is not matrix:
-                value = torch.from_numpy(silent).reshape(signature.shape).to(signature.dtype)
-                change = self.loss({**self.weights, name: value}) - self.loss.original
-                if abs(change) <= UNHEARD * max(self.loss.original, UNHEARD):
-                    self.matrices[name] = silent
+        silent = {}
+        for s in self.signatures:
+            matrix = without_dead(self.matrices[s.name], curvature(self._moments.get(s.name), s.shape))
+            if matrix is not self.matrices[s.name]:
+                silent[s.name] = torch.from_numpy(matrix).reshape(s.shape).to(s.dtype)
+        together = self._unheard(silent)
+        for name, value in silent.items():
+            if together or self._unheard({name: value}):
+                self.matrices[name] = value.double().numpy().reshape(self.matrices[name].shape)
         self._fourier = fourier_bases(self.matrices)
 
+    def _unheard(self, changed: Mapping[str, Tensor]) -> bool:
+        """Whether the loss of the network hardly changes with these tensors in it."""
+        change = self.loss({**self.weights, **changed}) - self.loss.original if changed else 0.0
+        return abs(change) <= UNHEARD * max(self.loss.original, UNHEARD)
+
     def _uniform(self, assembler: Assembler, levels: dict[str, float], dropped: frozenset[str]) -> State:
+        assembler.prepare((name, level, (), (ALL_KINDS,)) for name, level in levels.items() if name not in dropped)
         assembly = assembler.assemble(levels, dropped)
         params = assembler.params(assembly)
         return State(assembly.candidates, dict(levels), params, self.loss(params), self.loss.on_part(params))
 
-    def _approach(self, state: State, epsilon: float, best: dict[float, State], epsilons: Sequence[float]) -> State:
-        """Sweep until the rise is about ε and the bytes fall no more.
+    def _approach(
+        self, state: State, epsilon: float, sweeps: int, best: dict[float, State], epsilons: Sequence[float]
+    ) -> State:
+        """Sweep about so many times, until the rise is about ε and the bytes fall no more.
 
         A rise that grows with the square of all steps makes a nat worth gain / 2ε bytes, when an e-fold of all steps
         gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
         """
+        self._memory.reaches.clear()  # a further ε is far away again
         limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        usual = self.sweeps or SWEEPS
-        sweeps = math.ceil(LATER * usual) if self.trace else usual
         most = sweeps if self.sweeps else math.ceil(MORE * sweeps)
         ramp = max(RAMP * sweeps / SWEEPS, 1.0)
         opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)

@@ -85,12 +85,23 @@ class Sweep:
         state = before.copy()
         self._part_limit = self.limit + state.part_loss - state.loss
         strides = self._strides(state)
+        self._prepare(state, strides)
         for index, name in enumerate(self.weights):
             if state.candidates[name].code.kind != Kind.ZERO:
                 self._visit(state, index, name, strides[name])
         state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
         self._remember(before, state)
         return state
+
+    def _prepare(self, state: State, strides: Mapping[str, float]) -> None:
+        """Have the tensors coded, on all threads, as the visits will most likely ask for them."""
+        decoded = state.decoded
+        self.assembler.prepare(
+            (name, state.levels[name] + strides[name], decoded[:index], self._kinds(old))
+            for index, (name, old) in enumerate(state.candidates.items())
+            if old.code.kind != Kind.ZERO
+            and not (self._rests(strides[name]) and self.assembler.is_valid(old, decoded[:index]))
+        )
 
     def _strides(self, state: State) -> dict[str, float]:
         """How far each tensor's log step would move to its optimum, which is where gain = price · cost.
@@ -112,7 +123,7 @@ class Sweep:
         """Code one tensor as is cheapest; it may stay as it is only if the bases it rests on are still there."""
         old = state.candidates[name]
         valid = self.assembler.is_valid(old, state.decoded[:index])
-        if valid and abs(stride) < LEAST_STRIDE and not self.thorough:
+        if valid and self._rests(stride):
             return
         if state.part_loss > self._part_limit:
             stride = min(stride, -REPAIR)
@@ -126,6 +137,10 @@ class Sweep:
         if best is not None and paid:
             state.part_loss = best.part_loss
             state.candidates[name], state.params[name], state.levels[name] = best[2:]
+
+    def _rests(self, stride: float) -> bool:
+        """Whether a tensor that may stay as it is does not move so short a stride."""
+        return abs(stride) < LEAST_STRIDE and not self.thorough
 
     def _options(
         self, state: State, index: int, name: str, stride: float, valid: bool

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from ..codec.exact import FloatArray
 from ..codec.representation import ZERO, Basis, Decoded, Kind, Representation, nearest_step, step_size, to_weights
+from ..lazy import lazy
 from .curvature import Curvature
 from .lowrank import CUT, LARGEST_ROTATION, ROTATED_CUT, Decomposition, decompose, factorise
 from .rate import matrix_bits
@@ -62,12 +62,12 @@ class View:
     rounding: tuple[Metric, Metric]
     fitting: tuple[Metric, Metric]
 
-    @cached_property
+    @lazy
     def decomposition(self) -> Decomposition:
         """The SVD in the fitting metrics."""
         return decompose(self.weights, *self.fitting)
 
-    @cached_property
+    @lazy
     def rotations(self) -> dict[int, Sides | None]:
         """Rotated sides by the log₂ of the noise level they were rotated for.
 
@@ -124,7 +124,7 @@ class TensorCoder:
         """The code that drops the tensor."""
         return self._zero
 
-    @cached_property
+    @lazy
     def _zero(self) -> Candidate:
         zeros = np.zeros_like(self.weights)
         return Candidate(Decoded(ZERO, zeros, (None, None)), 2.0, self.distortion(zeros))
@@ -137,12 +137,12 @@ class TensorCoder:
         right = error * g if g.ndim == 1 else error @ g
         return float((left * right).sum())
 
-    @cached_property
+    @lazy
     def plain(self) -> View:
         """The tensor in its own coordinates."""
         return self.view((None, None), (None, None))
 
-    @cached_property
+    @lazy
     def unit(self) -> float:
         """The noise level at which the tensor, coded directly in its own coordinates, has a step of 1.
 

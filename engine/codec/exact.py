@@ -17,7 +17,7 @@ _PI = 248902613312231085230521944622  # round(π · 2^96)
 _DEPENDENT = 1e-9  # a vector this much shorter than before its projections adds no direction
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def product(a: FloatArray, b: FloatArray) -> FloatArray:
     """A @ b ([m, k] by [k, n]) summed over k in ascending order; what is zero takes no time."""
     result = np.zeros((a.shape[0], b.shape[1]))
@@ -31,7 +31,7 @@ def product(a: FloatArray, b: FloatArray) -> FloatArray:
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def complete_basis(vectors: FloatArray) -> FloatArray:
     """An orthonormal basis ([n, n], rows) whose first rows span `vectors` ([k, n]) in their order.
 

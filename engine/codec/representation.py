@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from ..lazy import lazy
 from .arithmetic import IntArray
 from .exact import FloatArray, complete_basis, fourier_basis, multiplicative_basis, product
 
@@ -90,12 +90,12 @@ class Decoded:
     matrix: FloatArray
     bases: tuple[FloatArray | None, FloatArray | None]
 
-    @cached_property
+    @lazy
     def left_directions(self) -> FloatArray:
         """An orthonormal basis ([m, m], rows) that begins with the directions used on the left, strongest first."""
         return _directions(self, 0)
 
-    @cached_property
+    @lazy
     def right_directions(self) -> FloatArray:
         """The same on the right ([n, n], rows)."""
         return _directions(self, 1)

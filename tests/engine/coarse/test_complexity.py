@@ -1,6 +1,8 @@
 """C_ε is the length of a file that decodes to a network within ε, and depends on nothing that it should not."""
 
 import math
+import threading
+from collections import Counter
 from copy import copy
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse import complexity, complexity_curve
+from kolmogram.engine.coarse.tensor_coder import TensorCoder
 from kolmogram.engine.codec.container import decode
 from kolmogram.engine.errors import CodecError, KolmogramError
 from kolmogram.engine.tasks import Task
@@ -61,6 +64,26 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
     assert large.bytes < small.bytes
     for r in curve.results:
         assert r.loss <= curve.original_loss + r.epsilon
+
+
+def test_several_epsilons_cost_little_more_than_one(task, params):
+    one = complexity(params, task, 0.05, sweeps=6)
+    several = complexity(params, task, (0.05, 0.2, 1.0), sweeps=6)
+    assert len(one.frontier) == 6
+    assert len(several[0].frontier) <= 4 + 2 + 2, "two thirds of the sweeps for the first, a third for each further one"
+
+
+def test_tensors_are_coded_on_all_threads_before_their_visits(task, params, result, monkeypatch):
+    coded = Counter()
+    best = TensorCoder.best
+
+    def counted(coder, *args):
+        coded[threading.current_thread().name.startswith("kolmogram")] += 1
+        return best(coder, *args)
+
+    monkeypatch.setattr(TensorCoder, "best", counted)
+    assert complexity(params, task, 0.25).encoded == result.encoded
+    assert coded[True] > 3 * coded[False], "what a visit asks for is already there, but for what has changed on the way"
 
 
 def test_dead_weights_cost_nothing(task, params, result):
