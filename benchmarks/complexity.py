@@ -91,13 +91,13 @@ def summarise(rows: list[Row]) -> None:
         return [float(str(row[column])) for row in of if row[column] != ""]
 
     for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
-        of = [row for row in rows if row["epsilon"] == epsilon]
+        of = [row for row in rows if float(str(row["epsilon"])) == epsilon]
         ratios = numbers("bytes_ratio", of)
         line = f"ε = {epsilon:g}: bytes {geometric_mean(ratios):.3f} of theirs ({min(ratios):.3f} – {max(ratios):.3f})"
         click.echo(f"{line}, seconds {geometric_mean(numbers('seconds_ratio', of)):.3f}")
     ratios = numbers("bytes_ratio", rows)
     click.echo(f"all: bytes {geometric_mean(ratios):.3f}, seconds {geometric_mean(numbers('seconds_ratio', rows)):.3f}")
-    alone = [row for row in rows if row["alone_seconds"] != "" and row["seed"] == 0]
+    alone = [row for row in rows if row["alone_seconds"] != "" and str(row["seed"]) == "0"]
     shares = [a / b for a, b in zip(numbers("alone_seconds", alone), numbers("paper_seconds", alone), strict=True)]
     click.echo(f"one ε alone: {statistics.median(numbers('alone_seconds', alone)):.1f} s, {geometric_mean(shares):.3f}")
     groups: dict[tuple, list[float]] = {}
@@ -119,7 +119,7 @@ def draw(rows: list[Row], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
-        of = [row for row in rows if row["epsilon"] == epsilon]
+        of = [row for row in rows if float(str(row["epsilon"])) == epsilon]
         x, y = ([float(str(row[column])) for row in of] for column in ("paper_bytes", "bytes"))
         axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
     sizes = [float(str(row["paper_bytes"])) for row in rows]
@@ -127,10 +127,10 @@ def draw(rows: list[Row], path: Path) -> None:
     for share in (1, 0.5, 0.25, 0.125):
         axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
         axes.annotate(f" {share:g}×", (high, share * high), color="0.5", fontsize=7, va="center", annotation_clip=False)
-    axes.set(xscale="log", yscale="log", xlabel="bytes, the authors' method", ylabel="bytes, ours", xlim=(low, high))
+    axes.set(xscale="log", yscale="log", xlabel="the authors' method", ylabel="ours", xlim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+        axis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e3:g} kB"))
         axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False)
     with atomic_path(path) as temporary:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..errors import KolmogramError
@@ -125,9 +126,10 @@ def _paper_complexity(coder: PaperCoder, original: float, epsilon: float, seed: 
 
     bounds = {"bin_size_normalized": (0.0, 1.0), "threshold_normalized": (0.0, 1.0)}
     optimizer = BayesianOptimization(f=objective, pbounds=bounds, random_state=seed, verbose=0)
-    for width, threshold in PROBES:
-        optimizer.probe({"bin_size_normalized": width, "threshold_normalized": threshold}, lazy=False)
-    optimizer.maximize(init_points=RANDOM_TRIALS, n_iter=GUIDED_TRIALS)
+    with threadpool_limits(1, "blas"):  # its Gaussian process is small: more threads only wait for each other
+        for width, threshold in PROBES:
+            optimizer.probe({"bin_size_normalized": width, "threshold_normalized": threshold}, lazy=False)
+        optimizer.maximize(init_points=RANDOM_TRIALS, n_iter=GUIDED_TRIALS)
     seconds, evaluations = time.perf_counter() - began, coder.evaluations - evaluated
     if best is None:
         nothing = "no trial of the authors' search was feasible"
