@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `--help` needs neither
 """
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def main() -> None:
       kolmogram demo
       kolmogram analyze runs/my-run --task my_task.py
     """  # noqa: D301
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Torch's threads wait for each other spinning: beside other work they do little else unless they soon give up.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @main.command()

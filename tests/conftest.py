@@ -5,3 +5,4 @@ from pathlib import Path
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does: tests run beside each other

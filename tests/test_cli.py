@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -250,3 +251,13 @@ def cli_reference():
 
 if __name__ == "__main__":
     (ROOT / "docs" / "cli.md").write_text(cli_reference())
+
+
+def test_threads_that_wait_soon_stop_spinning_unless_the_user_wants_them_to(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    CliRunner().invoke(main, ["train", "--help"])
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    CliRunner().invoke(main, ["train", "--help"])
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
