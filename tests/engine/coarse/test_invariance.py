@@ -3,6 +3,8 @@
 On a transformer that memorises additions mod 23: about seven thousand weights, a few kilobytes.
 """
 
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,7 +13,8 @@ from kolmogram.engine.tasks import Task
 from kolmogram.engine.tasks.modular import ModularTask
 
 EPSILON = 0.25
-SPREAD = 0.1  # the standard deviation between seeds is 2 – 4 %
+SPREAD = 0.1  # of two searches: the standard deviation between seeds is 2 – 4 %
+SHIFT = 0.03  # of the means over four seeds, whose difference has a standard deviation of 1 – 2 %
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +60,17 @@ def test_the_order_of_tensors_is_nothing(modular, memorised, result):
     assert complexity(dict(reversed(memorised.items())), modular, EPSILON).encoded == result.encoded
 
 
-def test_the_order_of_hidden_units_is_little(modular, memorised, result):
+def test_the_order_of_hidden_units_is_little(modular, memorised):
     up, bias, down = (f"layers.0.mlp.{name}" for name in ("up.weight", "up.bias", "down.weight"))
     order = torch.randperm(len(memorised[bias]), generator=torch.Generator().manual_seed(0))
     permuted = dict(memorised)
     permuted |= {up: memorised[up][order], bias: memorised[bias][order], down: memorised[down][:, order].contiguous()}
     assert float(modular.loss(permuted)) == pytest.approx(float(modular.loss(memorised)), rel=1e-5)
-    assert complexity(permuted, modular, EPSILON).bytes == pytest.approx(result.bytes, rel=SPREAD)
+    before, after = (
+        statistics.fmean(complexity(params, modular, EPSILON, seed=seed).bytes for seed in range(4))
+        for params in (memorised, permuted)
+    )
+    assert after == pytest.approx(before, rel=SHIFT)
 
 
 def test_the_seed_of_the_search_is_little(modular, memorised, result):
