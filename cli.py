@@ -83,7 +83,7 @@ def demo(out: Path) -> None:
 @click.argument("run")
 @click.option("-t", "--task", help="FILE.py[:NAME], pkg.module[:NAME] or a built-in name; without one, weights alone.")
 @click.option("-o", "--out", type=FOLDER, help="Folder for tables and report.  [default: RUN/kolmogram]")
-@click.option("-e", "--epsilon", type=float, multiple=True, default=(1.0,), help="Allowed rise of the loss in nats.")
+@click.option("-e", "--epsilon", type=float, multiple=True, default=(1.0,), help="Rise of loss, in nats; repeatable.")
 @click.option("-m", "--measure", type=click.Choice(list(ANALYZERS)), multiple=True, help="Only these.  [default: all]")
 @click.option(
     "--method", type=click.Choice(["kolmogram", "paper"]), default="kolmogram", help="How complexity is found."

@@ -57,7 +57,7 @@ class Point(NamedTuple):
 
 @dataclass
 class Search:
-    """Traces the frontier of one checkpoint (`params`) for a task, by at most `sweeps` sweeps for each ε."""
+    """Traces the frontier of one checkpoint (`params`) for a task, by at most `sweeps` sweeps for one ε."""
 
     task: Task
     params: Mapping[str, Tensor]
