@@ -55,7 +55,7 @@ class Assembler:
     def __post_init__(self) -> None:
         self.coders = {s.name: TensorCoder(self.weights[s.name], self.curvature[s.name]) for s in self.signatures}
 
-    def plan(self, levels: Mapping[str, float], previous: Sequence[Decoded]) -> None:
+    def plan(self, levels: Mapping[str, float], previous: Sequence[Decoded] = ()) -> None:
         """Choose every tensor's bases, given what an earlier pass decoded (empty: only fixed bases)."""
 
         def choose(index: int) -> tuple[Basis, Basis]:
@@ -85,10 +85,10 @@ class Assembler:
         self, name: str, level: float, earlier: Sequence[Decoded], kinds: frozenset[Kind] = ALL_KINDS
     ) -> Candidate:
         """The best code of one tensor at log step `level`, after the `earlier` ones of the file."""
-        return self.codes(name, level, earlier, (kinds,))[0]
+        return self.codes(name, level, (kinds,), earlier)[0]
 
     def codes(
-        self, name: str, level: float, earlier: Sequence[Decoded], choices: Sequence[frozenset[Kind]]
+        self, name: str, level: float, choices: Sequence[frozenset[Kind]], earlier: Sequence[Decoded] = ()
     ) -> list[Candidate]:
         """The best code of each of several choices of kinds."""
         view, bases, key = self._view(name, earlier)
@@ -98,7 +98,7 @@ class Assembler:
         self._codes |= {(*key, rounded, kinds): coder.best(noise, bases, view, kinds) for kinds in missing}
         return [self._codes[*key, rounded, kinds] for kinds in choices]
 
-    def prepare(self, wanted: Iterable[tuple[str, float, Sequence[Decoded], Sequence[frozenset[Kind]]]]) -> None:
+    def prepare(self, wanted: Iterable[tuple[str, float, Sequence[frozenset[Kind]]]]) -> None:
         """Code several tensors at once, one a thread, so that `codes` will have them ready."""
         with_one_blas_thread_each(lambda arguments: self.codes(*arguments), wanted)
 
@@ -118,12 +118,6 @@ class Assembler:
             matrices = (basis_matrix(bases[0], m, earlier), basis_matrix(bases[1], n, earlier))
             self._views[key] = coder.view(matrices, sources)
         return self._views[key], bases, key
-
-    @staticmethod
-    def is_valid(candidate: Candidate, earlier: Sequence[Decoded]) -> bool:
-        """Whether the bases that a candidate was coded in are those that `earlier` tensors offer."""
-        pairs = zip(candidate.code.bases, candidate.sources, strict=True)
-        return all(Assembler._source(basis, earlier) is source for basis, source in pairs)
 
     @staticmethod
     def _source(basis: Basis, earlier: Sequence[Decoded]) -> Decoded | None:

@@ -112,9 +112,8 @@ def complexity(
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
     A sequence of ε is answered by one search, the larger going on from the smaller, and gives a list in its order. At
-    most so many `sweeps` of the search for one ε (usually about 12), half of them for the first of several and a third
-    for each further one: fewer are faster and find larger files. Raises KolmogramError if the loss of the
-    network itself is not a finite number.
+    most so many `sweeps` of the search for one ε (usually about 8), half of them for each of several: fewer are faster
+    and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
     """
     if isinstance(epsilon, Sequence):
         return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, sweeps=sweeps).results)

@@ -1,24 +1,29 @@
 """The loss as the search asks for it: on all examples where a decision is final, on a random part of them elsewhere."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from ..errors import KolmogramError
+from ..lazy import lazy
 from ..tasks import Task
 
-PART = 800
-"""Examples of the part."""
+PART, SLOPE_PART = 800, 2600
+"""Examples that decisions are taken on, and that slopes are of."""
 
 
-def part_of(task: Task, generator: torch.Generator) -> Task:
-    """The task on about `PART` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
+def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
+    """The task on about `size` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
     subset = getattr(task, "subset", None)
-    if subset is None or (task.num_examples or 0) < 1.5 * PART:
+    if subset is None or (task.num_examples or 0) < 1.5 * size:
         return task
-    return subset(PART, generator)
+    return subset(size, generator)
+
+
+Slope = Callable[[Mapping[str, Tensor]], tuple[float, dict[str, Tensor]]]
+"""A loss at a point, and its gradients there."""
 
 
 class Loss:
@@ -33,6 +38,8 @@ class Loss:
         self.task = task
         self.fixed = fixed
         self.evaluations = 0
+        self._generator = generator
+        self._original = original
         self._part = part_of(task, generator)
         self.original = self(original)
         if self.original == math.inf:
@@ -54,10 +61,29 @@ class Loss:
 
     def gradients(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Its gradient on the part, of every tensor that it depends on."""
+        return self._gradients(self._part, params)[1]
+
+    def slope(self, params: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        """The loss on most examples, and its gradients less those of the original on the same examples.
+
+        So the original is a point of rest: what further training would make of it is no part of the slope.
+        """
+        task, trend = self._followed
+        value, gradients = self._gradients(task, params)
+        return value, {name: g - trend[name] if name in trend else g for name, g in gradients.items()}
+
+    @lazy
+    def _followed(self) -> tuple[Task, dict[str, Tensor]]:
+        """The examples that slopes are of, and the gradient of the original on them."""
+        task = part_of(self.task, self._generator, SLOPE_PART)
+        return task, self._gradients(task, self._original)[1]
+
+    def _gradients(self, task: Task, params: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        """The loss of a task, and its gradient of every tensor that it depends on."""
         point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-        loss = self._part.loss({**self.fixed, **point})
+        loss = task.loss({**self.fixed, **point})
         gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
-        return {name: g for name, g in zip(point, gradients, strict=True) if g is not None}
+        return float(loss.detach()), {n: g for n, g in zip(point, gradients, strict=True) if g is not None}
 
     def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1

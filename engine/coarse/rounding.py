@@ -39,6 +39,11 @@ class Metric:
         return self.matrix + np.eye(len(self.matrix)) * (self.damping * mean + _TINY)
 
     @lazy
+    def inverse(self) -> FloatArray:
+        """The inverse of the damped metric, same shape as `matrix`."""
+        return np.divide(1, self.damped) if self.damped.ndim == 1 else np.linalg.inv(self.damped).astype(np.float64)
+
+    @lazy
     def order(self) -> NDArray[np.intp]:
         """Coordinates from light to heavy: the heaviest are rounded first, while others can still make up for them."""
         diagonal = self.matrix if self.matrix.ndim == 1 else np.diag(self.matrix)

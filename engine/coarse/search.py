@@ -21,21 +21,21 @@ from ..codec.header import Signature
 from ..codec.representation import ZERO, Basis, Representation, matrix_shape
 from ..tasks import Task
 from .assembly import Assembler, fourier_bases
-from .curvature import Moments, curvature, moments, without_dead
+from .curvature import Curvature, Moments, curvature, moments, without_dead
 from .exactness import is_coarse
 from .loss import Loss
 from .state import State
 from .sweep import Memory, Sweep
+from .targets import Targets
 from .tensor_coder import ALL_KINDS
 
 FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
 START_RISE = 0.3  # share of what the first sweep may use at which it begins
 OPENING, RAMP = 1 / 8, 5  # share of ε that the first sweep may use; after so many it is all of ε
-ALONE = 6  # sweeps before tensors are coded in the directions of others: moving those disturbs them
 AIM = 0.985  # share of ε that the sweeps keep below
 SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
-SWEEPS, MORE = 12, 2.5  # or after twelve; so many times more if most of ε is still unused
-FIRST, LATER = 1 / 2, 1 / 3  # of the sweeps for the first of several ε, and for each that goes on from the one before
+SWEEPS, MORE = 8, 2.5  # or after eight; so many times more if most of ε is still unused
+SHARED = 1 / 2  # of the sweeps for each of several ε, the larger going on from the smaller
 USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
 THOROUGH = 3  # one sweep in so many is thorough
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
@@ -67,7 +67,7 @@ class Search:
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        # Matrices first: their order is the order in which bases can be inherited. No order but this one counts.
+        # Matrices first, and in the order of their names: what a file's own order is must make no difference.
         named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, _natural(item[0])))
         buffers = getattr(self.task, "buffers", ())
         self.weights = {name: value.detach().cpu() for name, value in named if is_coarse(name, value, buffers)}
@@ -82,6 +82,7 @@ class Search:
         self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
+        self._targets = Targets(self.matrices)
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
@@ -93,10 +94,9 @@ class Search:
                 state = self._start(OPENING * min(left))
                 self._offer(best, state, left)
                 ascending = sorted(set(left) & best.keys())
-                share = FIRST if len(ascending) > 1 else 1.0
+                sweeps = math.ceil((SHARED if len(ascending) > 1 else 1.0) * (self.sweeps or SWEEPS))
                 for epsilon in ascending:
-                    state = self._approach(state, epsilon, math.ceil(share * (self.sweeps or SWEEPS)), best, left)
-                    share = LATER
+                    state = self._approach(state, epsilon, sweeps, best, left)
             found |= {epsilon: self._write_state(state) for epsilon, state in best.items()}
         return [found.get(epsilon) for epsilon in epsilons]
 
@@ -120,7 +120,7 @@ class Search:
         level, goal = FIRST_LEVEL, START_RISE * epsilon
         while True:
             levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
-            assembler.plan(levels, [])
+            assembler.plan(levels)
             state = self._uniform(assembler, levels, dropped)
             rise = state.loss - self.loss.original
             if rise <= goal or level < FINEST_LEVEL:
@@ -152,12 +152,15 @@ class Search:
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
 
+    def _curvatures(self) -> dict[str, Curvature]:
+        return {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
+
     def _assembler(self, state: State | None = None) -> Assembler:
         """An assembler under the curvature seen, its bases planned for the state."""
-        curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
-        assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier)
+        targets = {s.name: self._targets[s.name] for s in self.signatures}
+        assembler = Assembler(self.signatures, targets, self._curvatures(), self._fourier)
         if state is not None:
-            assembler.plan(state.levels, state.decoded if len(self.trace) >= ALONE else [])
+            assembler.plan(state.levels)
         return assembler
 
     def _silence(self) -> None:
@@ -182,7 +185,7 @@ class Search:
         return abs(change) <= UNHEARD * max(self.loss.original, UNHEARD)
 
     def _uniform(self, assembler: Assembler, levels: dict[str, float], dropped: frozenset[str]) -> State:
-        assembler.prepare((name, level, (), (ALL_KINDS,)) for name, level in levels.items() if name not in dropped)
+        assembler.prepare((name, level, (ALL_KINDS,)) for name, level in levels.items() if name not in dropped)
         assembly = assembler.assemble(levels, dropped)
         params = assembler.params(assembly)
         return State(assembly.candidates, dict(levels), params, self.loss(params), self.loss.on_part(params))
@@ -203,11 +206,12 @@ class Search:
         for number in range(most):
             allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
             self._see(state.params, MEMORY, DRAWS)
+            self._targets.follow(self.loss.slope, state, self._curvatures())
             assembler = self._assembler(state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
             price = correction * max(gain, 1.0) / (2 * allowed)
-            aim = self.loss.original + AIM * allowed
-            sweep = Sweep(self.loss, self.weights, assembler, self._memory, price, aim, number % THOROUGH == 0)
+            aim, thorough = self.loss.original + AIM * allowed, number % THOROUGH == 0
+            sweep = Sweep(self.loss, self.weights, assembler, self._memory, price, aim, thorough)
             state = sweep.run(state)
             self._note(state)
             before = best[epsilon].estimated_bytes

@@ -22,13 +22,8 @@ from .tensor_coder import ALL_KINDS, Candidate
 FIRST_REACH, LEAST_REACH, LARGEST_REACH = 0.6, 0.15, 0.8  # how far a tensor's log step may move at a visit
 GROW, SHRINK = 1.5, 0.5  # the reach of a tensor whose move paid, or did not
 LEAST_STRIDE = 0.04  # a shorter one is not worth a visit
-FINER, FINEST = (
-    0.5,
-    2.0,
-)  # by which a tensor that cannot stay as it is gets finer, up to where, until the loss allows it
 REPAIR = 0.1  # how much finer tensors are coded at least where the loss is above the limit
 EXCESS = 10.0  # how much dearer a nat is above the limit
-DISTURBANCE = 0.03  # of the bytes coded in a tensor's directions: what a move of it must gain beyond
 HOPELESS = 1.3  # a kind of code this much dearer by the model than the best is not tried on the loss
 GAIN = 2.0  # bytes an e-fold of the step saves, in nonzero symbols · log₂ e / 8, before it has been measured
 VECTOR, MATRIX = (ALL_KINDS,), (frozenset({Kind.DIRECT}), frozenset({Kind.FACTORS}))
@@ -86,21 +81,19 @@ class Sweep:
         self._part_limit = self.limit + state.part_loss - state.loss
         strides = self._strides(state)
         self._prepare(state, strides)
-        for index, name in enumerate(self.weights):
+        for name, stride in strides.items():
             if state.candidates[name].code.kind != Kind.ZERO:
-                self._visit(state, index, name, strides[name])
+                self._visit(state, name, stride)
         state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
         self._remember(before, state)
         return state
 
     def _prepare(self, state: State, strides: Mapping[str, float]) -> None:
         """Have the tensors coded, on all threads, as the visits will most likely ask for them."""
-        decoded = state.decoded
         self.assembler.prepare(
-            (name, state.levels[name] + strides[name], decoded[:index], self._kinds(old))
-            for index, (name, old) in enumerate(state.candidates.items())
-            if old.code.kind != Kind.ZERO
-            and not (self._rests(strides[name]) and self.assembler.is_valid(old, decoded[:index]))
+            (name, state.levels[name] + strides[name], self._kinds(old))
+            for name, old in state.candidates.items()
+            if old.code.kind != Kind.ZERO and not self._rests(strides[name])
         )
 
     def _strides(self, state: State) -> dict[str, float]:
@@ -119,19 +112,19 @@ class Sweep:
             strides[name] = min(max(wanted, -reach), reach)
         return strides
 
-    def _visit(self, state: State, index: int, name: str, stride: float) -> None:
-        """Code one tensor as is cheapest; it may stay as it is only if the bases it rests on are still there."""
-        old = state.candidates[name]
-        valid = self.assembler.is_valid(old, state.decoded[:index])
-        if valid and self._rests(stride):
+    def _visit(self, state: State, name: str, stride: float) -> None:
+        """Code one tensor as is cheapest."""
+        if self._rests(stride):
             return
         if state.part_loss > self._part_limit:
             stride = min(stride, -REPAIR)
-        options, allowed = self._options(state, index, name, stride, valid)
-        stays = self._cost(old, state.part_loss) if valid else math.inf
+        options = self._options(state, name, state.levels[name] + stride)
+        bound = max(self._part_limit, state.part_loss)
+        allowed = [option for option in options if option.part_loss <= bound]
+        stays = self._cost(state.candidates[name], state.part_loss)
         self._note_blocked(options, allowed, stays)
-        best = min(allowed or ([] if valid else options), key=lambda option: option.cost, default=None)
-        paid = best is not None and best.cost < stays - DISTURBANCE * self._resting_on(state, old)
+        best = min(allowed, key=lambda option: option.cost, default=None)
+        paid = best is not None and best.cost < stays
         reach = abs(stride) * (GROW if paid else SHRINK)
         self.memory.reaches[name] = min(max(reach, LEAST_REACH), LARGEST_REACH)
         if best is not None and paid:
@@ -139,30 +132,8 @@ class Sweep:
             state.candidates[name], state.params[name], state.levels[name] = best[2:]
 
     def _rests(self, stride: float) -> bool:
-        """Whether a tensor that may stay as it is does not move so short a stride."""
+        """Whether a tensor does not move so short a stride."""
         return abs(stride) < LEAST_STRIDE and not self.thorough
-
-    def _options(
-        self, state: State, index: int, name: str, stride: float, valid: bool
-    ) -> tuple[list[Option], list[Option]]:
-        """Ways to code a tensor a stride on, and those of them that keep within the limit.
-
-        If the tensor cannot stay as it is, finer and finer ones until there are some.
-        """
-        options = self._zero(state, name) if self.thorough or not valid else []
-        old, level = state.candidates[name], state.levels[name]
-        kinds = self._kinds(old)
-        bound = max(self._part_limit, state.part_loss)
-        place = stride
-        while True:
-            options += self._options_at(state, index, name, level + place, kinds)
-            allowed = [option for option in options if option.part_loss <= bound]
-            place -= FINER
-            if allowed or valid or place < -FINEST:
-                break
-        if not options and not valid:  # the model would have none of it, at any step
-            options = [self._option(state, name, self.assembler.coders[name].zero(), level)]
-        return options, allowed
 
     def _note_blocked(self, options: list[Option], allowed: list[Option], stays: float) -> None:
         """What the best option would gain over the best one allowed if there were no limit."""
@@ -170,10 +141,6 @@ class Sweep:
         wanted = min((o.candidate.bits / 8 + self.price * o.part_loss for o in options), default=math.inf)
         if math.isfinite(least):
             self.blocked += max(least - wanted, 0.0)
-
-    def _resting_on(self, state: State, source: Candidate) -> float:
-        """Bytes of the tensors coded in the directions of another, which would have to be coded anew."""
-        return sum(c.bits / 8 for c in state.candidates.values() if any(s is source.decoded for s in c.sources))
 
     def _kinds(self, old: Candidate) -> tuple[frozenset[Kind], ...]:
         """Which kinds of code to try."""
@@ -185,15 +152,14 @@ class Sweep:
         """Bytes + price · loss, the price being much higher above the limit."""
         return candidate.bits / 8 + self.price * (loss + EXCESS * max(loss - self._part_limit, 0.0))
 
-    def _options_at(
-        self, state: State, index: int, name: str, level: float, kinds: tuple[frozenset[Kind], ...]
-    ) -> list[Option]:
-        """The codes of these kinds that the model does not think hopeless."""
-        candidates = self.assembler.codes(name, level, state.decoded[:index], kinds)
+    def _options(self, state: State, name: str, level: float) -> list[Option]:
+        """The codes at a level that the model does not think hopeless."""
+        candidates = self.assembler.codes(name, level, self._kinds(state.candidates[name]))
         noise = self.assembler.noise(name, level)
         least = min(candidate.cost(noise) for candidate in candidates)
         coded = [c for c in candidates if c.cost(noise) <= HOPELESS * least and c.code.kind != Kind.ZERO]
-        return [self._option(state, name, candidate, level) for candidate in coded]
+        options = [self._option(state, name, candidate, level) for candidate in coded]
+        return options + self._zero(state, name) if self.thorough else options
 
     def _zero(self, state: State, name: str) -> list[Option]:
         """Leaving the tensor out, unless it is known that this would cost too much."""

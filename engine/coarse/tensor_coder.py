@@ -37,7 +37,6 @@ class Candidate(NamedTuple):
     decoded: Decoded
     bits: float
     distortion: float
-    sources: Sources = (None, None)
 
     @property
     def code(self) -> Representation:
@@ -175,9 +174,7 @@ class TensorCoder:
         candidates = [self.zero()]
         for code, bits in self._codes(level, slope, view, bases, kinds):
             matrix = to_weights(code, self.weights.shape, view.matrices)
-            candidates.append(
-                Candidate(Decoded(code, matrix, view.matrices), bits, self.distortion(matrix), view.sources)
-            )
+            candidates.append(Candidate(Decoded(code, matrix, view.matrices), bits, self.distortion(matrix)))
         return min(candidates, key=lambda c: c.distortion + slope * c.bits)
 
     def _codes(
@@ -187,15 +184,12 @@ class TensorCoder:
             yield self._direct(level, slope, view, bases)
         if Kind.FACTORS not in kinds or self.weights.shape[1] == 1:
             return
-        starts = (view.sides(level), view.rotated_sides(level))
-        for start in starts:
-            if start is None:
-                continue
-            factors = factorise(view.weights, view.fitting, view.rounding, start, level, slope)
-            if factors is not None:
-                symbols = np.concatenate([factors.left, factors.right], 1).T
-                bits = matrix_bits(factors.left) + matrix_bits(factors.right) + SIDE_BITS
-                yield Representation(Kind.FACTORS, factors.step, 0, bases, False, np.ascontiguousarray(symbols)), bits
+        start = view.rotated_sides(level) or view.sides(level)
+        factors = factorise(view.weights, view.fitting, view.rounding, start, level, slope) if start else None
+        if factors is not None:
+            symbols = np.concatenate([factors.left, factors.right], 1).T
+            bits = matrix_bits(factors.left) + matrix_bits(factors.right) + SIDE_BITS
+            yield Representation(Kind.FACTORS, factors.step, 0, bases, False, np.ascontiguousarray(symbols)), bits
 
     def _direct(
         self, level: float, slope: float, view: View, bases: tuple[Basis, Basis]

@@ -68,6 +68,22 @@ def test_gradients_are_those_of_the_part(modular, weights):
     assert (ahead - behind) / 2 == pytest.approx(slope, rel=0.02)
 
 
+def gradients_of(task, point):
+    point = {name: value.clone().requires_grad_() for name, value in point.items()}
+    return torch.autograd.grad(task.loss(point), list(point.values()), allow_unused=True)
+
+
+def test_slopes_have_the_original_as_a_point_of_rest(modular, weights):
+    loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
+    assert not any(gradient.any() for gradient in loss.slope(weights)[1].values())
+    other = {name: value + 0.05 for name, value in weights.items()}
+    value, gradients = loss.slope(other)
+    assert value == pytest.approx(loss(other))
+    for name, there, here in zip(weights, gradients_of(modular, other), gradients_of(modular, weights), strict=True):
+        if there is not None:
+            assert torch.allclose(gradients[name], there - here, atol=1e-6)
+
+
 def test_no_number_is_infinite_and_an_original_without_one_is_refused(task, params):
     loss = Loss(task, params, {}, torch.Generator())
     broken = {**params, "down.weight": params["down.weight"] * math.nan}
