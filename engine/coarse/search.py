@@ -116,7 +116,7 @@ class Search:
         }
         self._see(point, 0.0, FIRST_DRAWS)
         self._silence()
-        assembler = self._assembler()
+        assembler = self._assembler(self._curvatures())
         level, goal = FIRST_LEVEL, START_RISE * epsilon
         while True:
             levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
@@ -155,10 +155,10 @@ class Search:
     def _curvatures(self) -> dict[str, Curvature]:
         return {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
 
-    def _assembler(self, state: State | None = None) -> Assembler:
-        """An assembler under the curvature seen, its bases planned for the state."""
+    def _assembler(self, curvatures: Mapping[str, Curvature], state: State | None = None) -> Assembler:
+        """An assembler of the targets under the curvature seen, its bases planned for the state."""
         targets = {s.name: self._targets[s.name] for s in self.signatures}
-        assembler = Assembler(self.signatures, targets, self._curvatures(), self._fourier)
+        assembler = Assembler(self.signatures, targets, curvatures, self._fourier)
         if state is not None:
             assembler.plan(state.levels)
         return assembler
@@ -206,8 +206,9 @@ class Search:
         for number in range(most):
             allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
             self._see(state.params, MEMORY, DRAWS)
-            self._targets.follow(self.loss.slope, state, self._curvatures())
-            assembler = self._assembler(state)
+            curvatures = self._curvatures()
+            self._targets.follow(self.loss.slope, state, curvatures)
+            assembler = self._assembler(curvatures, state)
             gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
             price = correction * max(gain, 1.0) / (2 * allowed)
             aim, thorough = self.loss.original + AIM * allowed, number % THOROUGH == 0
