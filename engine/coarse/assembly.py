@@ -91,7 +91,9 @@ class Assembler:
         self, name: str, level: float, choices: Sequence[frozenset[Kind]], earlier: Sequence[Decoded] = ()
     ) -> list[Candidate]:
         """The best code of each of several choices of kinds."""
-        view, bases, key = self._view(name, earlier)
+        planned = self.bases.get(name, (IDENTITY, IDENTITY))
+        bases = (self._usable(planned[0], earlier), self._usable(planned[1], earlier))
+        view, key = self.view(name, bases, earlier), self._key(name, bases, earlier)
         rounded = round(level * GRID)
         missing = [kinds for kinds in choices if (*key, rounded, kinds) not in self._codes]
         coder, noise = self.coders[name], self.noise(name, rounded / GRID)
@@ -106,18 +108,18 @@ class Assembler:
         """The noise level of a tensor whose log step is `level`."""
         return math.exp(level) * self.coders[name].unit
 
-    def _view(self, name: str, earlier: Sequence[Decoded]) -> tuple[View, tuple[Basis, Basis], tuple]:
-        """The tensor in its planned bases, as far as they are to be had, and what tells this view from others."""
-        coder = self.coders[name]
-        planned = self.bases.get(name, (IDENTITY, IDENTITY))
-        bases = (self._usable(planned[0], earlier), self._usable(planned[1], earlier))
-        sources = (self._source(bases[0], earlier), self._source(bases[1], earlier))
-        key = (name, bases, *map(id, sources))
+    def view(self, name: str, bases: tuple[Basis, Basis], earlier: Sequence[Decoded] = ()) -> View:
+        """The tensor in given bases."""
+        key = self._key(name, bases, earlier)
         if key not in self._views:
-            m, n = coder.weights.shape
+            m, n = self.coders[name].weights.shape
             matrices = (basis_matrix(bases[0], m, earlier), basis_matrix(bases[1], n, earlier))
-            self._views[key] = coder.view(matrices, sources)
-        return self._views[key], bases, key
+            self._views[key] = self.coders[name].view(matrices, (key[2], key[3]))
+        return self._views[key]
+
+    def _key(self, name: str, bases: tuple[Basis, Basis], earlier: Sequence[Decoded]) -> tuple:
+        """What tells a view from others: tensor, bases, and what these are inherited from."""
+        return (name, bases, self._source(bases[0], earlier), self._source(bases[1], earlier))
 
     @staticmethod
     def _source(basis: Basis, earlier: Sequence[Decoded]) -> Decoded | None:

@@ -1,7 +1,7 @@
 """The loss as the search asks for it: on all examples where a decision is final, on a random part of them elsewhere."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,10 +20,6 @@ def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
     if subset is None or (task.num_examples or 0) < 1.5 * size:
         return task
     return subset(size, generator)
-
-
-Slope = Callable[[Mapping[str, Tensor]], tuple[float, dict[str, Tensor]]]
-"""A loss at a point, and its gradients there."""
 
 
 class Loss:

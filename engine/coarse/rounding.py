@@ -39,9 +39,16 @@ class Metric:
         return self.matrix + np.eye(len(self.matrix)) * (self.damping * mean + _TINY)
 
     @lazy
-    def inverse(self) -> FloatArray:
-        """The inverse of the damped metric, same shape as `matrix`."""
+    def _inverse(self) -> FloatArray:
         return np.divide(1, self.damped) if self.damped.ndim == 1 else np.linalg.inv(self.damped).astype(np.float64)
+
+    def times(self, matrix: FloatArray) -> FloatArray:
+        """The damped metric times `matrix` ([n, k])."""
+        return self.damped[:, None] * matrix if self.damped.ndim == 1 else self.damped @ matrix
+
+    def solve(self, matrix: FloatArray) -> FloatArray:
+        """The inverse of the damped metric times `matrix` ([n, k])."""
+        return self._inverse[:, None] * matrix if self._inverse.ndim == 1 else self._inverse @ matrix
 
     @lazy
     def order(self) -> NDArray[np.intp]:

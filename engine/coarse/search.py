@@ -20,27 +20,20 @@ from ..codec.exact import FloatArray
 from ..codec.header import Signature
 from ..codec.representation import ZERO, Basis, Representation, matrix_shape
 from ..tasks import Task
+from .approach import Approach
 from .assembly import Assembler, fourier_bases
-from .curvature import Curvature, Moments, curvature, moments, without_dead
+from .curvature import Moments, curvature, moments, without_dead
 from .exactness import is_coarse
 from .loss import Loss
+from .memory import Memory
 from .state import State
-from .sweep import Memory, Sweep
-from .targets import Targets
 from .tensor_coder import ALL_KINDS
 
-FREE_RISE = 0.1  # share of ε that dropping whole tensors may take at the start
-START_RISE = 0.3  # share of what the first sweep may use at which it begins
-OPENING, RAMP = 1 / 8, 5  # share of ε that the first sweep may use; after so many it is all of ε
-AIM = 0.985  # share of ε that the sweeps keep below
-SETTLED, PATIENCE = 0.01, 2.0  # they end after two that gained less than this share of the bytes
-SWEEPS, MORE = 8, 2.5  # or after eight; so many times more if most of ε is still unused
-SHARED = 1 / 2  # of the sweeps for each of several ε, the larger going on from the smaller
-USED, SLACK = 0.93, 0.5  # a sweep that gained nothing counts half where less than this share of ε is used
-THOROUGH = 3  # one sweep in so many is thorough
+FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
+START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
+SWEEPS, PASSES = 10, 3  # for one ε, and the passes of refinement after each
+SHARES, FEWER_PASSES = (0.5, 0.3), 2  # of the sweeps for the smallest of several ε, and for each one further on
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
-BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
-PRICE_FALLS, PRICE_RISES = 0.7, 1.4  # at most, from sweep to sweep
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
 MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
 FIRST_DRAWS, DRAWS = 4, 1  # backward passes at the start, and in a sweep
@@ -82,7 +75,7 @@ class Search:
         self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
-        self._targets = Targets(self.matrices)
+        self._empty = math.inf
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
@@ -91,19 +84,21 @@ class Search:
         if self.weights and left:
             best: dict[float, State] = {}
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
-                state = self._start(OPENING * min(left))
+                state = self._start(START * min(left))
                 self._offer(best, state, left)
                 ascending = sorted(set(left) & best.keys())
-                sweeps = math.ceil((SHARED if len(ascending) > 1 else 1.0) * (self.sweeps or SWEEPS))
-                for epsilon in ascending:
-                    state = self._approach(state, epsilon, sweeps, best, left)
+                for number, epsilon in enumerate(ascending):
+                    share, passes = (SHARES[number > 0], FEWER_PASSES) if len(ascending) > 1 else (1.0, PASSES)
+                    sweeps = math.ceil(share * (self.sweeps or SWEEPS))
+                    state = self._approach(state, epsilon, sweeps, passes, best, left)
             found |= {epsilon: self._write_state(state) for epsilon, state in best.items()}
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""
-        loss = self.loss({name: torch.zeros_like(value) for name, value in self.weights.items()})
-        feasible = [epsilon for epsilon in epsilons if loss <= self.loss.original + epsilon]
+        zeros = {name: torch.zeros_like(value) for name, value in self.weights.items()}
+        self._empty = self.loss(zeros) - self.loss.original
+        feasible = [epsilon for epsilon in epsilons if self._empty <= epsilon]
         empty = self._write(dict.fromkeys(self.weights, ZERO), None) if feasible else None
         return {epsilon: empty for epsilon in feasible if empty is not None}
 
@@ -116,7 +111,7 @@ class Search:
         }
         self._see(point, 0.0, FIRST_DRAWS)
         self._silence()
-        assembler = self._assembler(self._curvatures())
+        assembler = self._assembler()
         level, goal = FIRST_LEVEL, START_RISE * epsilon
         while True:
             levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
@@ -152,13 +147,10 @@ class Search:
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
 
-    def _curvatures(self) -> dict[str, Curvature]:
-        return {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
-
-    def _assembler(self, curvatures: Mapping[str, Curvature], state: State | None = None) -> Assembler:
-        """An assembler of the targets under the curvature seen, its bases planned for the state."""
-        targets = {s.name: self._targets[s.name] for s in self.signatures}
-        assembler = Assembler(self.signatures, targets, curvatures, self._fourier)
+    def _assembler(self, state: State | None = None) -> Assembler:
+        """An assembler under the curvature seen, its bases planned for the state."""
+        curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
+        assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier)
         if state is not None:
             assembler.plan(state.levels)
         return assembler
@@ -191,44 +183,27 @@ class Search:
         return State(assembly.candidates, dict(levels), params, self.loss(params), self.loss.on_part(params))
 
     def _approach(
-        self, state: State, epsilon: float, sweeps: int, best: dict[float, State], epsilons: Sequence[float]
+        self,
+        state: State,
+        epsilon: float,
+        sweeps: int,
+        passes: int,
+        best: dict[float, State],
+        epsilons: Sequence[float],
     ) -> State:
-        """Sweep about so many times, until the rise is about ε and the bytes fall no more.
+        """Go on to a larger ε."""
 
-        A rise that grows with the square of all steps makes a nat worth gain / 2ε bytes, when an e-fold of all steps
-        gains so many; how far the network is from that shows in what is left of ε, and in what the limit blocks.
-        """
-        self._memory.reaches.clear()  # a further ε is far away again
-        limit, correction, idle = self.loss.original + epsilon, 1.0, 0.0
-        most = sweeps if self.sweeps else math.ceil(MORE * sweeps)
-        ramp = max(RAMP * sweeps / SWEEPS, 1.0)
-        opening = min(max((state.loss - self.loss.original) / epsilon, OPENING), 1.0)
-        for number in range(most):
-            allowed = epsilon * min(opening ** (1 - (number + 1) / ramp), 1.0)
-            self._see(state.params, MEMORY, DRAWS)
-            curvatures = self._curvatures()
-            self._targets.follow(self.loss.slope, state, curvatures)
-            assembler = self._assembler(curvatures, state)
-            gain = sum(self._memory.gain(name, candidate) for name, candidate in state.candidates.items())
-            price = correction * max(gain, 1.0) / (2 * allowed)
-            aim, thorough = self.loss.original + AIM * allowed, number % THOROUGH == 0
-            sweep = Sweep(self.loss, self.weights, assembler, self._memory, price, aim, thorough)
-            state = sweep.run(state)
-            self._note(state)
-            before = best[epsilon].estimated_bytes
-            self._offer(best, state, epsilons)
-            share = max((state.loss - self.loss.original) / allowed, 1e-3)
-            if sweep.blocked > BLOCKED * state.estimated_bytes:
-                correction *= RAISE
-            else:
-                correction *= min(max(math.sqrt(share / AIM), PRICE_FALLS), PRICE_RISES)
-            if allowed < epsilon or best[epsilon].estimated_bytes < (1 - SETTLED) * before:
-                idle = 0.0
-            elif state.loss <= limit:
-                idle += 1.0 if share > USED else SLACK
-            if idle >= PATIENCE or (number + 1 >= sweeps and share > 0.5):
-                break
-        return state
+        def offer(passed: State) -> None:
+            self._note(passed)
+            self._offer(best, passed, epsilons)
+
+        approach = Approach(self.loss, self.weights, self._memory, epsilon, self._empty, self._look, offer)
+        return approach.run(state, sweeps, passes)
+
+    def _look(self, state: State) -> Assembler:
+        """An assembler under the curvature where a state stands."""
+        self._see(state.params, MEMORY, DRAWS)
+        return self._assembler(state)
 
     def _note(self, state: State) -> None:
         self.trace.append((state.estimated_bytes, state.loss))

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from ..codec.container import to_tensor
 from ..codec.representation import Kind
 from .assembly import Assembler
 from .loss import Loss
+from .memory import Memory
 from .state import State
 from .tensor_coder import ALL_KINDS, Candidate
 
@@ -25,7 +25,6 @@ LEAST_STRIDE = 0.04  # a shorter one is not worth a visit
 REPAIR = 0.1  # how much finer tensors are coded at least where the loss is above the limit
 EXCESS = 10.0  # how much dearer a nat is above the limit
 HOPELESS = 1.3  # a kind of code this much dearer by the model than the best is not tried on the loss
-GAIN = 2.0  # bytes an e-fold of the step saves, in nonzero symbols · log₂ e / 8, before it has been measured
 VECTOR, MATRIX = (ALL_KINDS,), (frozenset({Kind.DIRECT}), frozenset({Kind.FACTORS}))
 
 
@@ -37,24 +36,6 @@ class Option(NamedTuple):
     candidate: Candidate
     value: Tensor
     level: float
-
-
-@dataclass
-class Memory:
-    """What earlier sweeps have learnt about the tensors."""
-
-    gains: dict[str, float] = field(default_factory=dict)
-    """Bytes that an e-fold of the step saves."""
-    reaches: dict[str, float] = field(default_factory=dict)
-    """How far the log step may move at the next visit."""
-    zero_rises: dict[str, float] = field(default_factory=dict)
-    """By how much the loss rose when a tensor was left out."""
-
-    def gain(self, name: str, candidate: Candidate) -> float:
-        """Bytes that an e-fold of the step saves: as measured, within a factor of two of what theory says."""
-        symbols = candidate.code.symbols
-        theory = 0.0 if symbols is None else GAIN * np.count_nonzero(symbols) / math.log(2) / 8
-        return min(max(self.gains.get(name, theory), theory / 2), 2 * theory)
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from ..codec.arithmetic import IntArray
 from ..codec.exact import FloatArray
 from ..codec.representation import ZERO, Basis, Decoded, Kind, Representation, nearest_step, step_size, to_weights
 from ..lazy import lazy
@@ -125,8 +126,7 @@ class TensorCoder:
 
     @lazy
     def _zero(self) -> Candidate:
-        zeros = np.zeros_like(self.weights)
-        return Candidate(Decoded(ZERO, zeros, (None, None)), 2.0, self.distortion(zeros))
+        return dropped(self.weights.shape, self.distortion(np.zeros_like(self.weights)))
 
     def distortion(self, decoded: FloatArray) -> float:
         """tr(Eᵀ A E G) of the error E."""
@@ -184,12 +184,12 @@ class TensorCoder:
             yield self._direct(level, slope, view, bases)
         if Kind.FACTORS not in kinds or self.weights.shape[1] == 1:
             return
+        m = len(self.weights)
         start = view.rotated_sides(level) or view.sides(level)
         factors = factorise(view.weights, view.fitting, view.rounding, start, level, slope) if start else None
         if factors is not None:
-            symbols = np.concatenate([factors.left, factors.right], 1).T
-            bits = matrix_bits(factors.left) + matrix_bits(factors.right) + SIDE_BITS
-            yield Representation(Kind.FACTORS, factors.step, 0, bases, False, np.ascontiguousarray(symbols)), bits
+            symbols = np.ascontiguousarray(np.concatenate([factors.left, factors.right], 1).T)
+            yield Representation(Kind.FACTORS, factors.step, 0, bases, False, symbols), factor_bits(symbols, m)
 
     def _direct(
         self, level: float, slope: float, view: View, bases: tuple[Basis, Basis]
@@ -201,8 +201,40 @@ class TensorCoder:
         offset = round(float(view.weights.mean()) / size) if vector else 0
         steps = np.full(len(view.weights), size)
         symbols = round_matrix(view.weights - offset * size, rows, columns, steps, slope)
-        by_columns, by_rows = matrix_bits(symbols.T), matrix_bits(symbols)
-        transposed = not vector and by_rows < by_columns
-        return Representation(Kind.DIRECT, step, offset, bases, transposed, symbols), min(
-            by_rows, by_columns
-        ) + SIDE_BITS
+        transposed, bits = direct_bits(symbols)
+        return Representation(Kind.DIRECT, step, offset, bases, transposed, symbols), bits
+
+
+def dropped(shape: tuple[int, int], distortion: float = math.nan) -> Candidate:
+    """The code that leaves a tensor out."""
+    return Candidate(Decoded(ZERO, np.zeros(shape), (None, None)), 2.0, distortion)
+
+
+def direct_bits(symbols: IntArray) -> tuple[bool, float]:
+    """Whether a direct code ([m, n]) is shorter row by row, and the bits it takes then."""
+    by_columns, by_rows = matrix_bits(symbols.T), matrix_bits(symbols)
+    transposed = symbols.shape[1] > 1 and by_rows < by_columns
+    return transposed, (by_rows if transposed else by_columns) + SIDE_BITS
+
+
+def factor_bits(symbols: IntArray, m: int) -> float:
+    """Bits of the sides ([m + n, rank]) of a factor code."""
+    return matrix_bits(symbols[:m].T) + matrix_bits(symbols[m:].T) + SIDE_BITS
+
+
+def recoded(old: Candidate, symbols: IntArray) -> Candidate:
+    """The same code with other integers, without the components that have become empty."""
+    code, m = old.code, old.decoded.matrix.shape[0]
+    if code.kind == Kind.DIRECT:
+        if not symbols.any() and code.offset == 0:
+            return dropped(old.decoded.matrix.shape)
+        transposed, bits = direct_bits(symbols)
+        new = replace(code, transposed=transposed, symbols=symbols)
+    else:
+        symbols = np.ascontiguousarray(symbols[:, symbols[:m].any(0) & symbols[m:].any(0)])
+        if not symbols.size:
+            return dropped(old.decoded.matrix.shape)
+        bits = factor_bits(symbols, m)
+        new = replace(code, symbols=symbols)
+    matrix = to_weights(new, old.decoded.matrix.shape, old.decoded.bases)
+    return Candidate(Decoded(new, matrix, old.decoded.bases), bits, math.nan)

@@ -69,8 +69,7 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
 def test_several_epsilons_cost_little_more_than_one(task, params):
     one = complexity(params, task, 0.05, sweeps=6)
     several = complexity(params, task, (0.05, 0.2, 1.0), sweeps=6)
-    assert len(one.frontier) == 6
-    assert len(several[0].frontier) <= 3 * 3, "half of the sweeps for each"
+    assert several[0].evaluations < 1.5 * one.evaluations, "the larger go on from the smaller, in fewer sweeps each"
 
 
 def test_tensors_are_coded_on_all_threads_before_their_visits(task, params, result, monkeypatch):

@@ -1,0 +1,129 @@
+"""Integers moved after rounding, to where the loss wants them now that all other tensors are coarse, too.
+
+Rounding knows the rest of the network by the curvature alone. Here the loss itself is asked (as in adaptive rounding,
+Nagel et al. 2020, but of the whole network): its gradient at the coarse network, less that at the original, so that
+without errors nothing moves, however much the network has still to learn. A tensor is rounded again, at the step and
+rank that it has, towards where a damped Newton step from its integers would take it; what does not pay is taken back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ...kernels.threads import with_one_blas_thread_each
+from ..codec.arithmetic import IntArray
+from ..codec.container import to_tensor
+from ..codec.exact import FloatArray
+from ..codec.representation import Kind, Representation, step_size
+from .assembly import Assembler
+from .loss import Loss
+from .memory import Memory
+from .rounding import Metric, round_matrix
+from .state import State
+from .tensor_coder import Candidate, View, recoded
+
+SOFTEN, STIFFEN = 0.6, 2.0  # how the stiffness of a tensor changes where a move paid, and where it did not
+SOFTEST, RIGID = 0.02, 100.0  # beyond the last it is left alone for a while
+PETTY = 5e-4  # share of all bytes below which a promise is not worth asking the loss
+SIDE_DAMPING = 0.1  # of the metric between the components of a factor code
+
+
+@dataclass
+class Refinement:
+    """One pass over all tensors at a `price`, bytes per nat, that keeps the loss below `limit` wherever it can."""
+
+    loss: Loss
+    weights: Mapping[str, Tensor]
+    assembler: Assembler
+    memory: Memory
+    price: float
+    limit: float
+
+    def run(self, before: State) -> State:
+        """The state with the integers of its tensors moved."""
+        state = before.copy()
+        limit = self.limit + state.part_loss - state.loss
+        _, gradients = self.loss.slope(state.params)
+        names = [name for name in gradients if self._moves(name, state)]
+        moved = with_one_blas_thread_each(lambda name: self._moved(name, state, gradients[name]), names)
+        for name, candidate in zip(names, moved, strict=True):
+            paid = candidate is None or self._try(state, name, candidate, gradients[name], limit)
+            stiffness = self.memory.stiffness(name) * (SOFTEN if paid else STIFFEN)
+            self.memory.stiffnesses[name] = max(stiffness, SOFTEST)
+        state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
+        return state
+
+    def _moves(self, name: str, state: State) -> bool:
+        """Whether a tensor has integers and is not too stiff: such a one gets softer by waiting."""
+        if state.candidates[name].code.symbols is None:
+            return False
+        rigid = self.memory.stiffness(name) > RIGID
+        if rigid:
+            self.memory.stiffnesses[name] *= SOFTEN
+        return not rigid
+
+    def _moved(self, name: str, state: State, gradient: Tensor) -> Candidate | None:
+        """A tensor's code with its integers where the gradient wants them; None if they are there."""
+        old, stiffness = state.candidates[name], self.memory.stiffness(name)
+        assert old.code.symbols is not None
+        view = self.assembler.view(name, old.code.bases)
+        matrix = gradient.double().numpy().reshape(old.decoded.matrix.shape)
+        for axis, basis in enumerate(view.matrices):
+            if basis is not None:
+                matrix = basis @ matrix if axis == 0 else matrix @ basis.T
+        move = _direct if old.code.kind == Kind.DIRECT else _factors
+        # ½ · stiffness · tr(Eᵀ A E G) nats for an error E: so much distortion is worth a bit
+        symbols = move(old.code, view, matrix / stiffness, 1 / (4 * self.price * stiffness))
+        return None if np.array_equal(symbols, old.code.symbols) else recoded(old, symbols)
+
+    def _try(self, state: State, name: str, candidate: Candidate, gradient: Tensor, limit: float) -> bool:
+        """Take a code if it pays by the real loss, which is asked where enough is promised; false if it does not."""
+        value = to_tensor(candidate.decoded, tuple(self.weights[name].shape), self.weights[name].dtype)
+        saved = (state.candidates[name].bits - candidate.bits) / 8
+        slope = float((gradient * (value - state.params[name])).sum())
+        if saved - self.price * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
+            return True
+        loss = self.loss.on_part({**state.params, name: value})
+        if saved + self.price * (state.part_loss - loss) <= 0 or loss > max(limit, state.part_loss):
+            return False
+        state.candidates[name], state.params[name], state.part_loss = candidate, value, loss
+        return True
+
+
+def _direct(code: Representation, view: View, gradient: FloatArray, slope: float) -> IntArray:
+    """The integers ([m, n]) of a direct code for a `gradient` ([m, n]) in its bases."""
+    assert code.symbols is not None
+    rows, columns = view.fitting
+    size = step_size(code.step)
+    return round_matrix(
+        code.symbols * size - _newton(gradient, rows, columns), rows, columns, np.full(len(gradient), size), slope
+    )
+
+
+def _factors(code: Representation, view: View, gradient: FloatArray, slope: float) -> IntArray:
+    """The sides ([m + n, rank]) of a factor code Σ_i Δ/‖a_i‖ · a_i b_iᵀ, each moved as if the other stayed."""
+    assert code.symbols is not None
+    rows, columns = view.fitting
+    size, m = step_size(code.step), len(gradient)
+    left, right = (np.ascontiguousarray(side.T, np.float64) for side in (code.symbols[:m], code.symbols[m:]))
+    norms = np.sqrt(np.maximum((left * left).sum(1, keepdims=True), 1.0))
+    unit, scaled = left / norms, right * (size / norms)
+
+    inner = Metric(unit @ rows.times(unit.T), SIDE_DAMPING)
+    wanted = right * size - _newton(unit @ gradient, inner, columns)
+    new_right = round_matrix(wanted, inner, columns, np.full(len(wanted), size), slope)
+
+    inner = Metric(scaled @ columns.times(scaled.T), SIDE_DAMPING)
+    turning = scaled @ gradient.T
+    turning -= unit * (unit * turning).sum(1, keepdims=True)  # their lengths are of no consequence
+    wanted = left - _newton(turning, inner, rows)
+    new_left = round_matrix(wanted, inner, rows, np.ones(len(wanted)), slope)
+    return np.concatenate([new_left, new_right], 1).T
+
+
+def _newton(gradient: FloatArray, rows: Metric, columns: Metric) -> FloatArray:
+    """The gradient ([m, n]) in the inverse metrics of its two sides."""
+    across = columns.solve(np.ascontiguousarray(gradient.T))
+    return np.ascontiguousarray(rows.solve(np.ascontiguousarray(across.T)))

@@ -1,0 +1,113 @@
+"""Refinement moves integers to make up for the errors of other tensors, and for nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from kolmogram.engine.coarse import approach, complexity
+from kolmogram.engine.coarse.assembly import Assembler
+from kolmogram.engine.coarse.curvature import curvature, moments
+from kolmogram.engine.coarse.loss import Loss
+from kolmogram.engine.coarse.memory import Memory
+from kolmogram.engine.coarse.refinement import RIGID, SOFTEN, Refinement
+from kolmogram.engine.coarse.state import State
+from kolmogram.engine.coarse.tensor_coder import ALL_KINDS, Candidate, recoded
+from kolmogram.engine.codec.header import Signature
+from kolmogram.engine.codec.representation import Decoded, Kind, Representation, reconstruct
+
+LEVEL = -0.5  # log of the noise, coarse enough that the loss minds
+
+
+@pytest.fixture
+def loss(task, params):
+    return Loss(task, params, {}, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def assembler(task, params):
+    found = moments(task, params, 8, torch.Generator().manual_seed(0))
+    signatures = [Signature(name, tuple(value.shape), value.dtype) for name, value in params.items()]
+    matrices = {n: v.double().numpy().reshape(len(v), -1) for n, v in params.items()}
+    curvatures = {s.name: curvature(found[s.name], s.shape) for s in signatures}
+    return Assembler(signatures, matrices, curvatures, {})
+
+
+def coarse_state(assembler, loss, kinds=ALL_KINDS, level=LEVEL):
+    levels = dict.fromkeys(assembler.coders, level)
+    candidates = {name: assembler.code(name, level, [], kinds) for name in levels}
+    decoded = {s.name: torch.from_numpy(candidates[s.name].decoded.matrix) for s in assembler.signatures}
+    params = {s.name: decoded[s.name].reshape(s.shape).to(s.dtype) for s in assembler.signatures}
+    return State(candidates, levels, params, loss(params), loss.on_part(params))
+
+
+def refined(state, loss, params, assembler, price=1e4, memory=None, passes=3):
+    for _ in range(passes):
+        step = Refinement(loss, params, assembler, memory or Memory(), price, loss.original + 10.0)
+        state = step.run(state)
+    return state
+
+
+@pytest.mark.parametrize("kinds", [frozenset({Kind.DIRECT}), frozenset({Kind.FACTORS, Kind.DIRECT})])
+def test_the_loss_comes_back_at_hardly_more_bytes(task, params, loss, assembler, kinds):
+    before = coarse_state(assembler, loss, kinds)
+    after = refined(before, loss, params, assembler)
+    assert before.loss - loss.original > 0.02
+    assert after.loss - loss.original < 0.7 * (before.loss - loss.original)
+    assert after.estimated_bytes < 1.1 * before.estimated_bytes
+    for name, candidate in after.candidates.items():
+        assert candidate.code.step == before.candidates[name].code.step
+    assert loss(after.params) == pytest.approx(after.loss, rel=1e-5)
+
+
+def test_without_errors_nothing_moves_however_much_there_is_to_learn(task, params, assembler):
+    fine = -9.0
+    untrained = {name: value + 0.3 * torch.randn(value.shape) for name, value in params.items()}
+    assembler.coders.clear()
+    assembler = Assembler(
+        assembler.signatures,
+        {n: v.double().numpy().reshape(len(v), -1) for n, v in untrained.items()},
+        assembler.curvature,
+        {},
+    )
+    loss = Loss(task, untrained, {}, torch.Generator().manual_seed(0))
+    assert max(float(g.abs().max()) for g in loss.gradients(untrained).values()) > 0.01
+    before = coarse_state(assembler, loss, frozenset({Kind.DIRECT}), fine)
+    after = refined(before, loss, untrained, assembler)
+    moved = max(
+        float(np.abs(after.candidates[n].code.symbols - c.code.symbols).max())
+        for n, c in before.candidates.items()
+        if c.code.symbols is not None
+    )
+    assert moved <= 1  # of thousands: what rounding has left, and no step of training
+    assert abs(after.loss - before.loss) < 1e-3
+
+
+def test_a_lower_price_of_a_nat_gives_fewer_bytes(task, params, loss, assembler):
+    before = coarse_state(assembler, loss)
+    dear, cheap = (refined(before, loss, params, assembler, price).estimated_bytes for price in (1e4, 10.0))
+    assert cheap < dear
+
+
+def test_a_rigid_tensor_is_left_alone_and_softens(task, params, loss, assembler):
+    before = coarse_state(assembler, loss)
+    memory = Memory(stiffnesses=dict.fromkeys(params, 2 * RIGID))
+    after = refined(before, loss, params, assembler, memory=memory, passes=1)
+    assert after.candidates == before.candidates
+    seen = [n for n, c in before.candidates.items() if c.code.symbols is not None]
+    assert all(memory.stiffness(name) == 2 * RIGID * SOFTEN for name in seen)
+
+
+def test_empty_components_and_empty_tensors_are_dropped():
+    symbols = np.array([[1, 0], [2, 0], [1, 3], [0, 1], [1, 1]])  # sides of 2 and of 3 rows; the second left side is 0
+    code = Representation(Kind.FACTORS, 0, symbols=symbols)
+    old = Candidate(Decoded(code, np.zeros((2, 3)), (None, None)), 1.0, 0.0)
+    new = recoded(old, symbols)
+    assert new.code.symbols.shape == (5, 1)
+    assert np.array_equal(new.decoded.matrix, reconstruct(new.code, (2, 3), []).matrix)
+    assert recoded(old, np.zeros_like(symbols)).code.kind == Kind.ZERO
+
+
+def test_files_are_smaller_for_it(task, params, monkeypatch):
+    refining = [complexity(params, task, 0.1, seed=seed).bytes for seed in range(3)]
+    monkeypatch.setattr(approach.Refinement, "run", lambda self, state: state.copy())
+    without = [complexity(params, task, 0.1, seed=seed).bytes for seed in range(3)]
+    assert sum(refining) < 0.9 * sum(without)
