@@ -126,7 +126,7 @@ def test_features_that_only_seem_unused_are_kept(task, padded):
 
 def test_fewer_sweeps_are_a_faster_first_look(task, params, result):
     quick = complexity(params, task, 0.25, sweeps=2)
-    assert len(quick.frontier) <= 2 < len(result.frontier)
+    assert len(quick.frontier) < len(result.frontier)
     assert quick.evaluations < result.evaluations
     assert quick.loss <= quick.original_loss + 0.25
     with pytest.raises(KolmogramError, match="at least 1"):

@@ -14,7 +14,7 @@ from kolmogram.engine.coarse.tensor_coder import ALL_KINDS, Candidate, recoded
 from kolmogram.engine.codec.header import Signature
 from kolmogram.engine.codec.representation import Decoded, Kind, Representation, reconstruct
 
-LEVEL = -0.5  # log of the noise, coarse enough that the loss minds
+LEVEL = -1.7  # log of the noise, coarse enough that the loss minds
 
 
 @pytest.fixture
@@ -39,9 +39,10 @@ def coarse_state(assembler, loss, kinds=ALL_KINDS, level=LEVEL):
     return State(candidates, levels, params, loss(params), loss.on_part(params))
 
 
-def refined(state, loss, params, assembler, price=1e4, memory=None, passes=3):
+def refined(state, loss, params, assembler, price=1e4, memory=None, passes=8):
+    memory = memory or Memory()
     for _ in range(passes):
-        step = Refinement(loss, params, assembler, memory or Memory(), price, loss.original + 10.0)
+        step = Refinement(loss, params, assembler, memory, price, loss.original + 10.0)
         state = step.run(state)
     return state
 
@@ -49,8 +50,8 @@ def refined(state, loss, params, assembler, price=1e4, memory=None, passes=3):
 @pytest.mark.parametrize("kinds", [frozenset({Kind.DIRECT}), frozenset({Kind.FACTORS, Kind.DIRECT})])
 def test_the_loss_comes_back_at_hardly_more_bytes(task, params, loss, assembler, kinds):
     before = coarse_state(assembler, loss, kinds)
-    after = refined(before, loss, params, assembler)
-    assert before.loss - loss.original > 0.02
+    after = refined(before, loss, params, assembler, price=1e5)
+    assert before.loss - loss.original > 5e-4
     assert after.loss - loss.original < 0.7 * (before.loss - loss.original)
     assert after.estimated_bytes < 1.1 * before.estimated_bytes
     for name, candidate in after.candidates.items():
@@ -58,32 +59,19 @@ def test_the_loss_comes_back_at_hardly_more_bytes(task, params, loss, assembler,
     assert loss(after.params) == pytest.approx(after.loss, rel=1e-5)
 
 
-def test_without_errors_nothing_moves_however_much_there_is_to_learn(task, params, assembler):
-    fine = -9.0
-    untrained = {name: value + 0.3 * torch.randn(value.shape) for name, value in params.items()}
-    assembler.coders.clear()
-    assembler = Assembler(
-        assembler.signatures,
-        {n: v.double().numpy().reshape(len(v), -1) for n, v in untrained.items()},
-        assembler.curvature,
-        {},
-    )
-    loss = Loss(task, untrained, {}, torch.Generator().manual_seed(0))
-    assert max(float(g.abs().max()) for g in loss.gradients(untrained).values()) > 0.01
-    before = coarse_state(assembler, loss, frozenset({Kind.DIRECT}), fine)
-    after = refined(before, loss, untrained, assembler)
-    moved = max(
-        float(np.abs(after.candidates[n].code.symbols - c.code.symbols).max())
-        for n, c in before.candidates.items()
-        if c.code.symbols is not None
-    )
-    assert moved <= 1  # of thousands: what rounding has left, and no step of training
-    assert abs(after.loss - before.loss) < 1e-3
+def test_without_errors_nothing_moves_however_much_there_is_to_learn(task, params, loss, assembler):
+    coarse = coarse_state(assembler, loss, frozenset({Kind.DIRECT}), level=-1.2)
+    untrained = Loss(task, coarse.params, {}, torch.Generator().manual_seed(0))  # the coarse network is the original
+    assert max(float(g.abs().max()) for g in untrained.gradients(coarse.params).values()) > 0.01
+    state = State(coarse.candidates, coarse.levels, coarse.params, untrained.original, coarse.part_loss)
+    after = refined(state, untrained, coarse.params, assembler)
+    for name, candidate in coarse.candidates.items():
+        assert np.array_equal(after.candidates[name].decoded.matrix, candidate.decoded.matrix)
 
 
 def test_a_lower_price_of_a_nat_gives_fewer_bytes(task, params, loss, assembler):
     before = coarse_state(assembler, loss)
-    dear, cheap = (refined(before, loss, params, assembler, price).estimated_bytes for price in (1e4, 10.0))
+    dear, cheap = (refined(before, loss, params, assembler, price).estimated_bytes for price in (1e4, 1e3))
     assert cheap < dear
 
 
