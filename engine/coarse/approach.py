@@ -5,7 +5,7 @@ much as refinement has shown to make up for.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,26 +46,33 @@ class Approach:
     look: Callable[[State], Assembler]
     offer: Callable[[State], None]
 
-    def run(self, state: State, sweeps: int, passes: int) -> State:
-        """The state after so many sweeps, with at most so many passes of refinement after each."""
+    def run(self, state: State, sweeps: int, passes: int) -> Iterator[State]:
+        """The states after so many sweeps, with at most so many passes of refinement after each."""
         self.memory.reaches.clear()  # a further ε is far away again
         furthest = min(FURTHEST, max(EMPTY_SHARE * self.empty / self.epsilon, 1.0))
         opening = min(max(self._rise(state), OPENING) / furthest, 1.0)
         smallest, assembler = state, None
         for number in range(sweeps):
             allowed = min(furthest * opening ** max(1 - (number + 1) / RAMP, 0.0), self.memory.overshoot)
-            assembler = self.look(state)
+            assembler, astray = self.look(state), self._rise(state) > 1
             state = self._sweep(state, assembler, allowed, number % THOROUGH == 0)
             if self._rise(state) > ENOUGH:
                 state = self._refine(state, assembler, allowed, furthest, passes)
             if self._better(state, smallest):
                 smallest = state
-            elif self._rise(state) > TOO_FAR:
+            elif self._rise(state) > (1 if astray else TOO_FAR):  # sweeps and refinement leave it where it is
                 state, self.memory.overshoot = smallest, max(BACK_OFF * self.memory.overshoot, 1.0)
+            yield state
         if assembler is not None:
-            start = smallest if self._rise(state) <= 1 and not self._better(state, smallest) else state
-            self._passes(start, assembler, POLISHING * self._scale(start), sweeps + MORE_PASSES, 0.0)
-        return state
+            self._polish(state, smallest, assembler, sweeps + MORE_PASSES)
+
+    def _polish(self, state: State, smallest: State, assembler: Assembler, passes: int) -> None:
+        """Refine for the last bytes: from a state that has still to come back, if it does, else from the smallest."""
+        if self._rise(state) > 1:
+            state, _ = self._passes(state, assembler, POLISHING * self._scale(state), passes, 0.0)
+            if self._rise(state) <= 1:
+                return
+        self._passes(smallest, assembler, POLISHING * self._scale(smallest), passes, 0.0)
 
     def _rise(self, state: State) -> float:
         """By how much the loss has risen, in ε."""

@@ -192,13 +192,18 @@ class Search:
         epsilons: Sequence[float],
     ) -> State:
         """Go on to a larger ε."""
-
-        def offer(passed: State) -> None:
-            self._note(passed)
-            self._offer(best, passed, epsilons)
-
-        approach = Approach(self.loss, self.weights, self._memory, epsilon, self._empty, self._look, offer)
-        return approach.run(state, sweeps, passes)
+        approach = Approach(
+            self.loss,
+            self.weights,
+            self._memory,
+            epsilon,
+            self._empty,
+            self._look,
+            lambda passed: self._offer(best, passed, epsilons),
+        )
+        for state in approach.run(state, sweeps, passes):  # noqa: B020 - each goes on from the last
+            self._note(state)
+        return state
 
     def _look(self, state: State) -> Assembler:
         """An assembler under the curvature where a state stands."""

@@ -1,5 +1,7 @@
 """Refinement moves integers to make up for the errors of other tensors, and for nothing else."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,13 @@ def test_files_are_smaller_for_it(task, params, monkeypatch):
     monkeypatch.setattr(approach.Refinement, "run", lambda self, state: state.copy())
     without = [complexity(params, task, 0.1, seed=seed).bytes for seed in range(3)]
     assert sum(refining) < 0.9 * sum(without)
+
+
+def test_a_search_that_overshoots_and_does_not_come_back_goes_back(task, params, monkeypatch):
+    """Without refinement what has gone beyond ε stays there: all sweeps but the first would be wasted."""
+    monkeypatch.setattr(approach.Refinement, "run", lambda self, state: state.copy())
+    for seed in range(3):
+        found = complexity(params, task, 0.1, seed=seed)
+        states = [loss <= found.original_loss + 0.1 for _, loss in found.frontier]
+        assert sum(states) > len(states) / 2
+        assert not any(not earlier and not later for earlier, later in pairwise(states)), "never beyond ε for long"
