@@ -35,7 +35,7 @@ SWEEPS, PASSES = 10, 3  # for one ε, and the passes of refinement after each
 SHARES, FEWER_PASSES = (0.5, 0.3), 2  # of the sweeps for the smallest of several ε, and for each one further on
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
-MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
+MEMORY = 0.9  # share of the curvature that a sweep keeps from the ones before
 FIRST_DRAWS, DRAWS = 4, 1  # backward passes at the start, and in a sweep
 START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
 
