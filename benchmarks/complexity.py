@@ -3,7 +3,7 @@
     python benchmarks/complexity.py RUN[:STEP,STEP…]... [-e EPSILON]... [--seeds N] [-o results.csv]
 
 Each RUN is the folder of a `kolmogram train` run. Ours answers all ε in one search, and again the ε nearest to 1 alone;
-theirs has one search for each ε. A row per checkpoint, ε and seed of ours; with -o also a figure beside the CSV.
+theirs has one search for each ε, and no size where none of its trials keeps the loss. A row per checkpoint, ε and seed of ours; with -o also a figure beside the CSV.
 """
 
 import csv
@@ -65,7 +65,8 @@ def measure(
     for seed in range(seeds):
         for ours in complexity(params, task, list(epsilons), seed=seed, sweeps=sweeps):
             paper, seconds = papers[ours.epsilon], ours.seconds / len(epsilons)
-            measured = ours.bytes, paper.bytes, ours.bytes / paper.bytes
+            found = paper.bytes > 0  # theirs may find nothing: no trial keeps the loss
+            measured = ours.bytes, *((paper.bytes, ours.bytes / paper.bytes) if found else ("", ""))
             times = seconds, alone if ours.epsilon == nearest else "", paper.seconds, seconds / paper.seconds
             values = (name, checkpoint.step, ours.epsilon, seed, *measured, *times)
             row = dict(zip(COLUMNS, (*values, *conditions()), strict=True))
@@ -115,14 +116,15 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    compared = [row for row in rows if row["paper_bytes"] != ""]
     figure = Figure((5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
-        of = [row for row in rows if float(str(row["epsilon"])) == epsilon]
+        of = [row for row in compared if float(str(row["epsilon"])) == epsilon]
         x, y = ([float(str(row[column])) for row in of] for column in ("paper_bytes", "bytes"))
         axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
-    sizes = [float(str(row["paper_bytes"])) for row in rows]
+    sizes = [float(str(row["paper_bytes"])) for row in compared]
     low, high = 0.9 * min(sizes), 1.1 * max(sizes)
     for share in (1, 0.5, 0.25, 0.125):
         axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
