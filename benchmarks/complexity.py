@@ -3,7 +3,8 @@
     python benchmarks/complexity.py RUN[:STEP,STEP…]... [-e EPSILON]... [--seeds N] [-o results.csv]
 
 Each RUN is the folder of a `kolmogram train` run. Ours answers all ε in one search, and again the ε nearest to 1 alone;
-theirs has one search for each ε, and no size where none of its trials keeps the loss. A row per checkpoint, ε and seed of ours; with -o also a figure beside the CSV.
+theirs has one search for each ε, and no size where none of its trials keeps the loss. A row per checkpoint, ε and seed
+of ours; with -o also a figure beside the CSV.
 """
 
 import csv

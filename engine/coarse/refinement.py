@@ -6,20 +6,14 @@ without errors nothing moves, however much the network has still to learn. A ten
 rank that it has, towards where a damped Newton step from its integers would take it; what does not pay is taken back.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 from torch import Tensor
 
 from ...kernels.threads import with_one_blas_thread_each
 from ..codec.arithmetic import IntArray
-from ..codec.container import to_tensor
 from ..codec.exact import FloatArray
 from ..codec.representation import Kind, Representation, step_size
-from .assembly import Assembler
-from .loss import Loss
-from .memory import Memory
+from .passes import Pass
 from .rounding import Metric, round_matrix
 from .state import State
 from .tensor_coder import Candidate, View, recoded
@@ -30,29 +24,21 @@ PETTY = 5e-4  # share of all bytes below which a promise is not worth asking the
 SIDE_DAMPING = 0.1  # of the metric between the components of a factor code
 
 
-@dataclass
-class Refinement:
-    """One pass over all tensors at a `price`, bytes per nat, that keeps the loss below `limit` wherever it can."""
-
-    loss: Loss
-    weights: Mapping[str, Tensor]
-    assembler: Assembler
-    memory: Memory
-    price: float
-    limit: float
+class Refinement(Pass):
+    """A pass that moves the integers of tensors."""
 
     def run(self, before: State) -> State:
         """The state with the integers of its tensors moved."""
         state = before.copy()
-        limit = self.limit + state.part_loss - state.loss
+        limit = self._limit_on_part(state)
         _, gradients = self.loss.slope(state.params)
-        names = [name for name in gradients if self._moves(name, state)]
+        names = [name for name, gradient in gradients.items() if gradient.isfinite().all() and self._moves(name, state)]
         moved = with_one_blas_thread_each(lambda name: self._moved(name, state, gradients[name]), names)
         for name, candidate in zip(names, moved, strict=True):
             paid = candidate is None or self._try(state, name, candidate, gradients[name], limit)
             stiffness = self.memory.stiffness(name) * (SOFTEN if paid else STIFFEN)
             self.memory.stiffnesses[name] = max(stiffness, SOFTEST)
-        state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
+        self._finish(state)
         return state
 
     def _moves(self, name: str, state: State) -> bool:
@@ -80,7 +66,7 @@ class Refinement:
 
     def _try(self, state: State, name: str, candidate: Candidate, gradient: Tensor, limit: float) -> bool:
         """Take a code if it pays by the real loss, which is asked where enough is promised; false if it does not."""
-        value = to_tensor(candidate.decoded, tuple(self.weights[name].shape), self.weights[name].dtype)
+        value = self._value(name, candidate)
         saved = (state.candidates[name].bits - candidate.bits) / 8
         slope = float((gradient * (value - state.params[name])).sum())
         if saved - self.price * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope

@@ -11,11 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..codec.container import to_tensor
 from ..codec.representation import Kind
-from .assembly import Assembler
-from .loss import Loss
-from .memory import Memory
+from .passes import Pass
 from .state import State
 from .tensor_coder import ALL_KINDS, Candidate
 
@@ -39,18 +36,12 @@ class Option(NamedTuple):
 
 
 @dataclass
-class Sweep:
-    """A sweep at a `price`, bytes per nat, that keeps the loss below `limit` wherever it can.
+class Sweep(Pass):
+    """A pass that changes steps and kinds of code.
 
     A `thorough` one tries every kind of code, and leaving tensors out; others keep to what a tensor has.
     """
 
-    loss: Loss
-    weights: Mapping[str, Tensor]
-    assembler: Assembler
-    memory: Memory
-    price: float
-    limit: float
     thorough: bool
     blocked: float = field(default=0.0, init=False)
     """Bytes' worth of what the limit has kept tensors from gaining at this price: a sign that it is too low."""
@@ -59,13 +50,13 @@ class Sweep:
     def run(self, before: State) -> State:
         """The state after visiting every tensor that is not zero."""
         state = before.copy()
-        self._part_limit = self.limit + state.part_loss - state.loss
+        self._part_limit = self._limit_on_part(state)
         strides = self._strides(state)
         self._prepare(state, strides)
         for name, stride in strides.items():
             if state.candidates[name].code.kind != Kind.ZERO:
                 self._visit(state, name, stride)
-        state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
+        self._finish(state)
         self._remember(before, state)
         return state
 
@@ -152,8 +143,7 @@ class Sweep:
         return [option]
 
     def _option(self, state: State, name: str, candidate: Candidate, level: float) -> Option:
-        old = self.weights[name]
-        value = to_tensor(candidate.decoded, tuple(old.shape), old.dtype)
+        value = self._value(name, candidate)
         loss = self.loss.on_part({**state.params, name: value})
         return Option(self._cost(candidate, loss), loss, candidate, value, level)
 
