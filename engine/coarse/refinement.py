@@ -2,21 +2,24 @@
 
 Rounding knows the rest of the network by the curvature alone. Here the loss itself is asked (as in adaptive rounding,
 Nagel et al. 2020, but of the whole network): its gradient at the coarse network, less that at the original, so that
-without errors nothing moves, however much the network has still to learn. A tensor is rounded again, at the step and
-rank that it has, towards where a damped Newton step from its integers would take it; what does not pay is taken back.
+without errors nothing moves, however much the network has still to learn. A tensor is rounded again, at its rank and
+with the step that the price asks for, towards where a damped Newton step from its integers would take it; what does
+not pay is taken back.
 """
+
+import math
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from ...kernels.threads import with_one_blas_thread_each
-from ..codec.arithmetic import IntArray
 from ..codec.exact import FloatArray
-from ..codec.representation import Kind, Representation, step_size
+from ..codec.representation import OCTAVE, Kind, Representation, nearest_step, step_size
 from .passes import Pass
 from .rounding import Metric, round_matrix
 from .state import State
-from .tensor_coder import Candidate, View, recoded
+from .tensor_coder import BITS_PER_NOISE, Candidate, View, recoded
 
 SOFTEN, STIFFEN = 0.6, 2.0  # how the stiffness of a tensor changes where a move paid, and where it did not
 SOFTEST, RIGID = 0.02, 100.0  # beyond the last it is left alone for a while
@@ -51,7 +54,7 @@ class Refinement(Pass):
         return not rigid
 
     def _moved(self, name: str, state: State, gradient: Tensor) -> Candidate | None:
-        """A tensor's code with its integers where the gradient wants them; None if they are there."""
+        """A tensor's code with its integers where the gradient wants them, and its step; None if they are there."""
         old, stiffness = state.candidates[name], self.memory.stiffness(name)
         assert old.code.symbols is not None
         view = self.assembler.view(name, old.code.bases)
@@ -61,8 +64,10 @@ class Refinement(Pass):
                 matrix = basis @ matrix if axis == 0 else matrix @ basis.T
         move = _direct if old.code.kind == Kind.DIRECT else _factors
         # ½ · stiffness · tr(Eᵀ A E G) nats for an error E: so much distortion is worth a bit
-        symbols = move(old.code, view, matrix / stiffness, 1 / (4 * self.price * stiffness))
-        return None if np.array_equal(symbols, old.code.symbols) else recoded(old, symbols)
+        code = move(old.code, view, matrix / stiffness, 1 / (4 * self.price * stiffness))
+        assert code.symbols is not None
+        same = code.step == old.code.step and np.array_equal(code.symbols, old.code.symbols)
+        return None if same else recoded(old, code)
 
     def _try(self, state: State, name: str, candidate: Candidate, gradient: Tensor, limit: float) -> bool:
         """Take a code if it pays by the real loss, which is asked where enough is promised; false if it does not."""
@@ -74,22 +79,27 @@ class Refinement(Pass):
         loss = self.loss.on_part({**state.params, name: value})
         if saved + self.price * (state.part_loss - loss) <= 0 or loss > max(limit, state.part_loss):
             return False
+        if candidate.code.symbols is not None:
+            coarser = (candidate.code.step - state.candidates[name].code.step) / OCTAVE
+            state.levels[name] += coarser * math.log(2)
         state.candidates[name], state.params[name], state.part_loss = candidate, value, loss
         return True
 
 
-def _direct(code: Representation, view: View, gradient: FloatArray, slope: float) -> IntArray:
-    """The integers ([m, n]) of a direct code for a `gradient` ([m, n]) in its bases."""
+def _direct(code: Representation, view: View, gradient: FloatArray, slope: float) -> Representation:
+    """A direct code moved along a `gradient` ([m, n]) in its bases."""
     assert code.symbols is not None
     rows, columns = view.fitting
-    size = step_size(code.step)
-    return round_matrix(
-        code.symbols * size - _newton(gradient, rows, columns), rows, columns, np.full(len(gradient), size), slope
-    )
+    step = _fitting_step(code.step, rows.conditional * columns.conditional, slope)
+    size, new_size = step_size(code.step), step_size(step)
+    offset = round(code.offset * size / new_size)
+    wanted = (code.symbols + code.offset) * size - offset * new_size - _newton(gradient, rows, columns)
+    symbols = round_matrix(wanted, rows, columns, np.full(len(wanted), new_size), slope)
+    return replace(code, step=step, offset=offset, symbols=symbols)
 
 
-def _factors(code: Representation, view: View, gradient: FloatArray, slope: float) -> IntArray:
-    """The sides ([m + n, rank]) of a factor code Σ_i Δ/‖a_i‖ · a_i b_iᵀ, each moved as if the other stayed."""
+def _factors(code: Representation, view: View, gradient: FloatArray, slope: float) -> Representation:
+    """A factor code Σ_i Δ/‖a_i‖ · a_i b_iᵀ, each side moved as if the other stayed."""
     assert code.symbols is not None
     rows, columns = view.fitting
     size, m = step_size(code.step), len(gradient)
@@ -98,15 +108,25 @@ def _factors(code: Representation, view: View, gradient: FloatArray, slope: floa
     unit, scaled = left / norms, right * (size / norms)
 
     inner = Metric(unit @ rows.times(unit.T), SIDE_DAMPING)
+    step = _fitting_step(code.step, inner.conditional * columns.conditional, slope)
     wanted = right * size - _newton(unit @ gradient, inner, columns)
-    new_right = round_matrix(wanted, inner, columns, np.full(len(wanted), size), slope)
+    new_right = round_matrix(wanted, inner, columns, np.full(len(wanted), step_size(step)), slope)
 
     inner = Metric(scaled @ columns.times(scaled.T), SIDE_DAMPING)
     turning = scaled @ gradient.T
     turning -= unit * (unit * turning).sum(1, keepdims=True)  # their lengths are of no consequence
     wanted = left - _newton(turning, inner, rows)
-    new_left = round_matrix(wanted, inner, rows, np.ones(len(wanted)), slope)
-    return np.concatenate([new_left, new_right], 1).T
+    new_left = round_matrix(wanted, inner, rows, np.full(len(wanted), step_size(step) / size), slope)
+    return replace(code, step=step, symbols=np.concatenate([new_left, new_right], 1).T)
+
+
+def _fitting_step(step: int, price: float, slope: float) -> int:
+    """The step nearest to `step` within an octave at which rounding costs as much as the bits it saves.
+
+    `price` is that of a unit error, `slope` the distortion that a bit is worth.
+    """
+    best = nearest_step(math.sqrt(slope / (BITS_PER_NOISE * price)))
+    return min(max(best, step - OCTAVE), step + OCTAVE)
 
 
 def _newton(gradient: FloatArray, rows: Metric, columns: Metric) -> FloatArray:

@@ -222,19 +222,19 @@ def factor_bits(symbols: IntArray, m: int) -> float:
     return matrix_bits(symbols[:m].T) + matrix_bits(symbols[m:].T) + SIDE_BITS
 
 
-def recoded(old: Candidate, symbols: IntArray) -> Candidate:
-    """The same code with other integers, without the components that have become empty."""
-    code, m = old.code, old.decoded.matrix.shape[0]
+def recoded(old: Candidate, code: Representation) -> Candidate:
+    """A tensor under another code in the same bases, without the components that are empty in it."""
+    symbols, (m, n) = code.symbols, old.decoded.matrix.shape
+    assert symbols is not None
     if code.kind == Kind.DIRECT:
         if not symbols.any() and code.offset == 0:
-            return dropped(old.decoded.matrix.shape)
+            return dropped((m, n))
         transposed, bits = direct_bits(symbols)
-        new = replace(code, transposed=transposed, symbols=symbols)
+        code = replace(code, transposed=transposed)
     else:
         symbols = np.ascontiguousarray(symbols[:, symbols[:m].any(0) & symbols[m:].any(0)])
         if not symbols.size:
-            return dropped(old.decoded.matrix.shape)
+            return dropped((m, n))
         bits = factor_bits(symbols, m)
-        new = replace(code, symbols=symbols)
-    matrix = to_weights(new, old.decoded.matrix.shape, old.decoded.bases)
-    return Candidate(Decoded(new, matrix, old.decoded.bases), bits, math.nan)
+        code = replace(code, symbols=symbols)
+    return Candidate(Decoded(code, to_weights(code, (m, n), old.decoded.bases), old.decoded.bases), bits, math.nan)

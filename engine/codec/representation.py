@@ -40,19 +40,20 @@ class Basis(NamedTuple):
 
 
 IDENTITY = Basis()
-_ROOTS = tuple(2 ** (k / 8) for k in range(8))
+OCTAVE = 8  # steps are powers of the eighth root of two
+_ROOTS = tuple(2 ** (k / OCTAVE) for k in range(OCTAVE))
 MINIMUM_STEP, MAXIMUM_STEP = -1023, 1023  # eighths of an octave
 LONGEST_BASIS = 1024  # a longer axis has only its own coordinates
 
 
 def step_size(index: int) -> float:
     """The quantisation step 2^(index/8)."""
-    return float(np.ldexp(_ROOTS[index % 8], index // 8))
+    return float(np.ldexp(_ROOTS[index % OCTAVE], index // OCTAVE))
 
 
 def nearest_step(size: float) -> int:
     """The index of the step nearest to `size` on the logarithmic grid."""
-    return int(np.clip(np.rint(8 * np.log2(max(size, 1e-300))), MINIMUM_STEP, MAXIMUM_STEP))
+    return int(np.clip(np.rint(OCTAVE * np.log2(max(size, 1e-300))), MINIMUM_STEP, MAXIMUM_STEP))
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
