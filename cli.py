@@ -58,7 +58,7 @@ def main() -> None:
     """  # noqa: D301
     if "OMP_WAIT_POLICY" not in os.environ:
         # Torch's threads wait for each other spinning: beside other work they do little else unless they soon give up.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @main.command()

@@ -260,4 +260,4 @@ def test_threads_that_wait_soon_stop_spinning_unless_the_user_wants_them_to(monk
     assert "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
     CliRunner().invoke(main, ["train", "--help"])
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"

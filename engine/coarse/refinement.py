@@ -36,7 +36,9 @@ class Refinement(Pass):
         limit = self._limit_on_part(state)
         _, gradients = self.loss.slope(state.params)
         names = [name for name, gradient in gradients.items() if gradient.isfinite().all() and self._moves(name, state)]
-        moved = with_one_blas_thread_each(lambda name: self._moved(name, state, gradients[name]), names)
+        # Torch in several threads has a team of threads for each, and none of them waits for work without sleeping.
+        arrays = {name: gradients[name].double().numpy() for name in names}
+        moved = with_one_blas_thread_each(lambda name: self._moved(name, state, arrays[name]), names)
         for name, candidate in zip(names, moved, strict=True):
             paid = candidate is None or self._try(state, name, candidate, gradients[name], limit)
             stiffness = self.memory.stiffness(name) * (SOFTEN if paid else STIFFEN)
@@ -53,12 +55,12 @@ class Refinement(Pass):
             self.memory.stiffnesses[name] *= SOFTEN
         return not rigid
 
-    def _moved(self, name: str, state: State, gradient: Tensor) -> Candidate | None:
+    def _moved(self, name: str, state: State, gradient: FloatArray) -> Candidate | None:
         """A tensor's code with its integers where the gradient wants them, and its step; None if they are there."""
         old, stiffness = state.candidates[name], self.memory.stiffness(name)
         assert old.code.symbols is not None
         view = self.assembler.view(name, old.code.bases)
-        matrix = gradient.double().numpy().reshape(old.decoded.matrix.shape)
+        matrix = gradient.reshape(old.decoded.matrix.shape)
         for axis, basis in enumerate(view.matrices):
             if basis is not None:
                 matrix = basis @ matrix if axis == 0 else matrix @ basis.T
