@@ -23,7 +23,6 @@ EMPTY_SHARE = 0.6  # but no more than this share of what the empty network loses
 SMALLEST_CHANGE, LARGEST_CHANGE = 0.5, 1.6  # of the overshoot from sweep to sweep
 AIM = 0.985  # share of what it may use that a sweep keeps below
 THOROUGH = 3  # one sweep in so many is thorough
-MORE_PASSES = 2  # of refinement at the end than there have been sweeps
 ENOUGH = 0.8  # rise in ε below which no refinement is needed before the next sweep
 TOO_FAR, BACK_OFF = 1.4, 0.8  # rise in ε from which there is no going on, and how much shorter the next overshoot is
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
@@ -47,7 +46,10 @@ class Approach:
     offer: Callable[[State], None]
 
     def run(self, state: State, sweeps: int, passes: int) -> Iterator[State]:
-        """The states after so many sweeps, with at most so many passes of refinement after each."""
+        """The states after so many sweeps, with at most so many passes of refinement after each.
+
+        And as many as there were sweeps at the end.
+        """
         self.memory.reaches.clear()  # a further ε is far away again
         furthest = min(FURTHEST, max(EMPTY_SHARE * self.empty / self.epsilon, 1.0))
         opening = min(max(self._rise(state), OPENING) / furthest, 1.0)
@@ -64,7 +66,7 @@ class Approach:
                 state, self.memory.overshoot = smallest, max(BACK_OFF * self.memory.overshoot, 1.0)
             yield state
         if assembler is not None:
-            self._polish(state, smallest, assembler, sweeps + MORE_PASSES)
+            self._polish(state, smallest, assembler, sweeps)
 
     def _polish(self, state: State, smallest: State, assembler: Assembler, passes: int) -> None:
         """Refine for the last bytes: from a state that has still to come back, if it does, else from the smallest."""

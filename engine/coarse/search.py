@@ -32,7 +32,7 @@ from .tensor_coder import ALL_KINDS
 FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
 START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
 SWEEPS, PASSES = 10, 3  # for one ε, and the passes of refinement after each
-SHARES, FEWER_PASSES = (0.4, 0.3), 2  # of the sweeps for the smallest of several ε, and for each one further on
+SHARE, FEWER_PASSES = 0.3, 2  # of the sweeps, for each of several ε
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
 MEMORY = 0.9  # share of the curvature that a sweep keeps from the ones before
@@ -87,9 +87,9 @@ class Search:
                 state = self._start(START * min(left))
                 self._offer(best, state, left)
                 ascending = sorted(set(left) & best.keys())
-                for number, epsilon in enumerate(ascending):
-                    share, passes = (SHARES[number > 0], FEWER_PASSES) if len(ascending) > 1 else (1.0, PASSES)
-                    sweeps = math.ceil(share * (self.sweeps or SWEEPS))
+                share, passes = (SHARE, FEWER_PASSES) if len(ascending) > 1 else (1.0, PASSES)
+                sweeps = math.ceil(share * (self.sweeps or SWEEPS))
+                for epsilon in ascending:
                     state = self._approach(state, epsilon, sweeps, passes, best, left)
             found |= {epsilon: self._write_state(state) for epsilon, state in best.items()}
         return [found.get(epsilon) for epsilon in epsilons]
