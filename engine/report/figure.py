@@ -132,8 +132,9 @@ def _mark_phases(axis: "Axes", view: View, panel: Panel) -> None:
         style = {"color": role_colour("complexity"), "ha": "center", "fontsize": 7, "bbox": box}
         axis.annotate(format_bytes(values[peak]), at, (0, 4), textcoords="offset points", **style)
         if fall:
-            at = (view.x[fall.index], 0)
-            axis.annotate("fall", at, (2, 3), textcoords="offset points", color=MUTED, fontsize=7)
+            at = (view.x[fall.index], 1)  # at the top, where no line is after a fall
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+            axis.annotate("fall", at, (2, -2), color=MUTED, fontsize=7, **place)
 
 
 def _step_axis(axis: "Axes", views: Sequence[View]) -> None:
