@@ -48,7 +48,7 @@ class Approach:
     def run(self, state: State, sweeps: int, passes: int) -> Iterator[State]:
         """The states after so many sweeps, with at most so many passes of refinement after each.
 
-        And as many as there were sweeps at the end.
+        The end is as many passes again as there were sweeps.
         """
         self.memory.reaches.clear()  # a further ε is far away again
         furthest = min(FURTHEST, max(EMPTY_SHARE * self.empty / self.epsilon, 1.0))

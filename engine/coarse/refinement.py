@@ -36,7 +36,8 @@ class Refinement(Pass):
         limit = self._limit_on_part(state)
         _, gradients = self.loss.slope(state.params)
         names = [name for name, gradient in gradients.items() if gradient.isfinite().all() and self._moves(name, state)]
-        # Torch in several threads has a team of threads for each, and none of them waits for work without sleeping.
+        # Converted here: torch called from several threads keeps a team of OpenMP threads for each, and all of them
+        # sleep between operations, which doubles the time of every loss from then on.
         arrays = {name: gradients[name].double().numpy() for name in names}
         moved = with_one_blas_thread_each(lambda name: self._moved(name, state, arrays[name]), names)
         for name, candidate in zip(names, moved, strict=True):

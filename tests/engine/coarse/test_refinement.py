@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from kolmogram.engine.coarse import approach, complexity
+from kolmogram.engine.coarse import approach, assembly, complexity, refinement
 from kolmogram.engine.coarse.assembly import Assembler
 from kolmogram.engine.coarse.curvature import curvature, moments
 from kolmogram.engine.coarse.loss import Loss
@@ -16,6 +16,7 @@ from kolmogram.engine.coarse.state import State
 from kolmogram.engine.coarse.tensor_coder import ALL_KINDS, Candidate, recoded
 from kolmogram.engine.codec.header import Signature
 from kolmogram.engine.codec.representation import OCTAVE, Decoded, Kind, Representation, reconstruct
+from torch.overrides import TorchFunctionMode
 
 LEVEL = -1.7  # log of the noise, coarse enough that the loss minds
 
@@ -101,6 +102,32 @@ def test_a_rigid_tensor_is_left_alone_and_softens(task, params, loss, assembler)
     assert after.candidates == before.candidates
     seen = [n for n, c in before.candidates.items() if c.code.symbols is not None]
     assert all(memory.stiffness(name) == 2 * RIGID * SOFTEN for name in seen)
+
+
+def test_torch_is_called_from_one_thread(task, params, monkeypatch):
+    """Torch in the pool's threads as well makes every loss after it twice as slow."""
+    calls, pieces = [], []
+
+    class Watch(TorchFunctionMode):  # sees the calls of the thread that it is entered in
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            calls.append(function)
+            return function(*args, **(kwargs or {}))
+
+    for module in (assembly, refinement):
+        original = module.with_one_blas_thread_each
+
+        def watched(function, arguments, original=original):
+            def work(piece):
+                pieces.append(piece)
+                with Watch():
+                    return function(piece)
+
+            return original(work, arguments)
+
+        monkeypatch.setattr(module, "with_one_blas_thread_each", watched)
+    complexity(params, task, 0.1)
+    assert pieces
+    assert not calls
 
 
 def test_empty_components_and_empty_tensors_are_dropped():
