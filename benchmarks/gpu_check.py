@@ -125,6 +125,8 @@ def competitors(w: Tensor) -> dict[str, tuple[Callable[[], Any], int]]:
         import cupy
     except ImportError:
         return found
+    if DRY:
+        return found
     array = cupy.from_dlpack(w.float())
     return {**found, "cupy.histogram": (lambda: cupy.histogram(array, 8192, (-1, 1)), w.nbytes)}
 

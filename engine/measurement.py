@@ -16,7 +16,7 @@ from .checkpoints import Checkpoint
 from .checkpoints.names import natural
 from .errors import KolmogramError
 from .provenance import canonical
-from .statistics import measurable, tensor_statistics
+from .statistics import Source, measurable, tensor_statistics
 from .store import Key, Result, TensorValue
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def measure_checkpoint(checkpoint: Checkpoint, work: Sequence[Key], settings: Se
     with outcome.recording(work):
         params = _parameters(checkpoint, task) if on_task else {}
         with outcome.recording(on_tensors):
-            _measure_tensors(outcome, on_tensors, params.items() if params else checkpoint.items(), settings.device)
+            _measure_tensors(outcome, on_tensors, params.items() if params else checkpoint.unread(), settings.device)
         _measure_on_task(outcome, on_task, params, settings, task)
     return outcome
 
@@ -109,7 +109,7 @@ def _as_parameter(tensor: Tensor, task: Any) -> Tensor:
     return tensor.to(getattr(task, "device", "cpu"), torch.float32 if narrow else tensor.dtype)
 
 
-def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tuple[str, Tensor]], device: str) -> None:
+def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tuple[str, Source]], device: str) -> None:
     """All measures of single tensors, in one pass."""
     if not work:
         return

@@ -29,8 +29,8 @@ from .files import atomic_path
 from .provenance import package_versions
 
 SEAMS = {
-    "read": ["engine.checkpoints.checkpoint:Checkpoint.tensor"],
-    "copy": ["engine.statistics:_copied", "engine.measurement:_as_parameter"],
+    "read": ["engine.checkpoints.checkpoint:Checkpoint.tensor", "engine.checkpoints.checkpoint:Unread.fill"],
+    "copy": ["engine.statistics:_read", "engine.streaming:Upload._send", "engine.measurement:_as_parameter"],
     "histograms": ["kernels.dispatch:moments", "kernels.dispatch:fine_histogram"],
     "rates": ["kernels.dispatch:FineHistogram.rates"],
     "spectra": ["kernels.dispatch:singular_values"],
@@ -39,8 +39,6 @@ SEAMS = {
     "coding": ["engine.coarse.search:encode"],
 }
 """Stage of `analyze` → the functions in which it happens. What a stage inside another takes is not the outer one's.
-
-A mapped file is read where its weights are first touched: by "copy" on a GPU, by "histograms" on a CPU.
 """
 
 RELATIVE_STEPS = [2.0 ** (2 - i / 2) for i in range(16)]  # of σ, as many as the one-pass idea is judged by
@@ -261,7 +259,7 @@ def _operations(n: int, dtype: torch.dtype, device: torch.device) -> list[tuple[
         return torch.round(w.float() / step).to(torch.int32)
 
     return [
-        ("moments", lambda: dispatch.moments(w), size),
+        ("moments", lambda: dispatch.moments([w]), size),
         ("16 rates from one histogram", lambda: dispatch.fine_histogram([w]).rates(steps), size),
         ("quantize_histogram", lambda: dispatch.quantize_histogram(w, step), size),
         ("quantize_dequantize", lambda: dispatch.quantize_dequantize(w, step), 2 * size),

@@ -1,7 +1,8 @@
 """From tensors to the small arrays that measures work on: every tensor is read once, and its statistics are shared."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,62 +10,58 @@ from torch import Tensor
 from ..analyzers import RELATIVE_STEPS, TensorStatistics
 from ..analyzers.spectrum import as_matrix
 from ..kernels import dispatch
-from .streaming import Upload, ahead
+from .checkpoints import Unread
+from .streaming import streamed
 
-GROUP_BYTES = 32 * 2**20
+GROUP_BYTES, STREAMED_GROUP_BYTES = 32 * 2**20, 256 * 2**20
 """Tensors go to the kernels in groups of about this size, so that small ones share launches."""
 
 STREAMED = ("cuda",)
-"""Types of device whose next group is read while one is measured: they have their own memory, and work alone."""
+"""Types of device whose next groups are read while one is measured: they have their own memory, and work alone."""
+
+Source = Tensor | Unread
 
 
-def measurable(tensor: Tensor) -> bool:
+def measurable(tensor: Source) -> bool:
     """Whether a tensor holds weights: floating point of any width; integer, bool and complex are not measured."""
     return tensor.dtype.is_floating_point
 
 
 def tensor_statistics(
-    items: Iterable[tuple[str, Tensor]], *, device: str = "cpu", spectra: bool = True
+    items: Iterable[tuple[str, Source]], *, device: str = "cpu", spectra: bool = True
 ) -> Iterator[TensorStatistics]:
-    """Statistics of every measurable tensor, in order; holds one group of tensors at a time, on a GPU two.
+    """Statistics of every measurable tensor, in order; holds one group of tensors at a time, on a GPU three.
 
     `spectra=False` leaves out the singular values, by far the most expensive part.
     """
-    # map and filter, unlike loops, let go of a tensor before they ask for the next one
-    weights = map(_widened, filter(lambda item: measurable(item[1]), items))
+    # filter and map, unlike loops, let go of a tensor before they ask for the next one
+    weights = filter(lambda item: measurable(item[1]), items)
     for group in _on_device(weights, torch.device(device)):
         yield from _group_statistics(group, spectra)  # all on the host: no kernel is still reading
         group.clear()
 
 
-def _widened(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    """8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
-    name, tensor = item
-    return name, tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
+def _on_device(items: Iterable[tuple[str, Source]], device: torch.device) -> Iterable[list[tuple[str, Tensor]]]:
+    """Groups of tensors on the device."""
+    if device.type in STREAMED:
+        return streamed(_groups(items, STREAMED_GROUP_BYTES), device)
+    return _groups(map(partial(_read, device), items), GROUP_BYTES)
 
 
-def _on_device(items: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[list[tuple[str, Tensor]]]:
-    """Groups of tensors on the device; for a GPU the next one is read and sent meanwhile."""
-    if device.type not in STREAMED:
-        return _groups(map(partial(_copied, partial(torch.Tensor.to, device=device)), items))
-    upload = Upload(device)
-    return ahead(map(upload.arrived, _groups(map(partial(_copied, upload), items))))
+def _read(device: torch.device, item: tuple[str, Source]) -> tuple[str, Tensor]:
+    name, source = item
+    return name, (source if isinstance(source, Tensor) else source.read()).to(device)
 
 
-def _copied(copy: Callable[[Tensor], Tensor], item: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    name, tensor = item
-    return name, copy(tensor)
-
-
-def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Groups of at least GROUP_BYTES, without reading ahead: while a group is worked on, nothing else is in memory."""
-    group: list[tuple[str, Tensor]] = []
+def _groups(items: Iterable[tuple[str, Any]], least: int) -> Iterator[list[tuple[str, Any]]]:
+    """Groups of at least so many bytes, without reading ahead: while one is worked on, nothing else is in memory."""
+    group: list[tuple[str, Any]] = []
     size = 0
     for item in items:
         group.append(item)
         size += item[1].nbytes
         del item
-        if size >= GROUP_BYTES:
+        if size >= least:
             yield group
             group, size = [], 0
     if group:
@@ -72,8 +69,8 @@ def _groups(items: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Ten
 
 
 def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool) -> list[TensorStatistics]:
-    tensors = [tensor for _, tensor in group]
-    moments = [dispatch.moments(tensor) for tensor in tensors]
+    tensors = [_widened(tensor) for _, tensor in group]
+    moments = dispatch.moments(tensors)
     sigma = torch.tensor([[m.std] for m in moments], dtype=torch.float64)
     rates = dispatch.fine_histogram(tensors).rates(sigma * torch.tensor(RELATIVE_STEPS, dtype=torch.float64))
     finite = [i for i, tensor in enumerate(tensors) if tensor.numel() and not moments[i].nonfinite]
@@ -91,3 +88,8 @@ def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool) -> list[Te
         )
         for i, (name, tensor) in enumerate(group)
     ]
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
+    return tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor

@@ -49,12 +49,18 @@ def count(counters, out_ptr, index, SHARED: tl.constexpr):
 
 
 @triton.jit
+def read(counters, i, THREADS: tl.constexpr):
+    """Indices [THREADS] of the i-th part of the shared counters, and their counts; after a barrier."""
+    index = i * THREADS + tl.arange(0, THREADS)
+    return index, tl.inline_asm_elementwise(LOAD, "=r,r", [counters + index * 4], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def flush(counters, out_ptr, SHARED: tl.constexpr, THREADS: tl.constexpr):
     """Add the counters to out_ptr, int64 (COUNTERS,)."""
     if SHARED:
         tl.debug_barrier()
         for i in tl.static_range(COUNTERS // THREADS):
-            index = i * THREADS + tl.arange(0, THREADS)
-            n = tl.inline_asm_elementwise(LOAD, "=r,r", [counters + index * 4], dtype=tl.int32, is_pure=False, pack=1)
+            index, n = read(counters, i, THREADS)
             tl.atomic_add(out_ptr + index, n.to(tl.int64), mask=(n != 0) & (index < PADDING), sem="relaxed")
         tl.debug_barrier()

@@ -3,9 +3,11 @@
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,12 +61,33 @@ def choose_backend(device: torch.device | str | None = None, requested: str | No
     return Backend("triton", f"{'asked for' if requested else f'weights on {device}'}; {reason}")
 
 
-def moments(weights: Tensor, backend: str | None = None) -> Moments:
-    """Count, mean, standard deviation, largest magnitude, Frobenius norm of the finite entries, in float64."""
-    if choose_backend(weights.device, backend).name == "cpu":
-        return cpu.moments(_real(weights))
-    parts = [reference.moments(chunk) for chunk in _real(weights).reshape(-1).split(CHUNK)]
-    return functools.reduce(_merge, parts)
+def moments(tensors: Sequence[Tensor], backend: str | None = None) -> list[Moments]:
+    """Of each tensor: count, mean, standard deviation, largest magnitude, Frobenius norm of the finite entries.
+
+    In float64.
+    """
+    found: dict[int, Moments] = {}
+    for name, rows, group in _groups(map(_real, tensors), backend):
+        found |= dict(zip(rows, _MOMENTS[name](group), strict=True))
+    return [found[row] for row in range(len(tensors))]
+
+
+def _moments_plainly(tensors: Sequence[Tensor]) -> list[Moments]:
+    return [functools.reduce(_merge, map(reference.moments, w.reshape(-1).split(CHUNK))) for w in tensors]
+
+
+def _moments_by_triton(tensors: Sequence[Tensor]) -> list[Moments]:
+    from .moments import moments as launch
+    from .shares import ELEMENTS
+
+    return launch([_readable(w, ELEMENTS, torch.float64) for w in tensors], selftest.programs(tensors[0].device))
+
+
+_MOMENTS = {
+    "cpu": lambda tensors: [cpu.moments(w) for w in tensors],
+    "reference": _moments_plainly,
+    "triton": _moments_by_triton,
+}
 
 
 def _merge(a: Moments, b: Moments) -> Moments:
@@ -77,11 +100,19 @@ def _merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, a.nonfinite + b.nonfinite, mean, (spread / count) ** 0.5, abs_max, energy**0.5)
 
 
+def _groups(tensors: Iterable[Tensor], backend: str | None) -> Iterator[tuple[str, list[int], list[Tensor]]]:
+    """Backend, places and tensors of those that one launch can take: of one device and dtype."""
+    groups: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
+    for row, tensor in enumerate(tensors):
+        groups[tensor.device, tensor.dtype][row] = tensor
+    for (device, _), group in groups.items():
+        yield choose_backend(device, backend).name, list(group), list(group.values())
+
+
 @dataclass(frozen=True)
 class _Counted:
     """Fine histograms of tensors of one kind."""
 
-    rows: list[int]  # their places among all tensors
     counts: Tensor  # (t, KEYS, 2) int64
     bases: Tensor  # (t,) int32
     atoms: int
@@ -99,14 +130,21 @@ class _Counted:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Tensors too small for a histogram."""
+    """Tensors of one kind, too small for a histogram."""
 
-    rows: list[int]
     weights: list[Tensor]
+    by_triton: bool = False
 
     def rates(self, steps: Tensor) -> Tensor:
         """(t, S, 4) float64 at steps (t, S)."""
-        return torch.stack([cpu.exact_rates(w, s) for w, s in zip(self.weights, steps, strict=True)])
+        if not self.by_triton:
+            return torch.stack([cpu.exact_rates(w, s) for w, s in zip(self.weights, steps, strict=True)])
+        from .exact_rates import exact_rates
+
+        found = exact_rates([_countable(w) for w in self.weights], steps).cpu()
+        for row in torch.nonzero(found[..., 0].isnan().any(1)).flatten().tolist():
+            found[row] = cpu.exact_rates(self.weights[row], steps[row])  # more symbols than there are counters
+        return found
 
 
 class FineHistogram:
@@ -115,17 +153,17 @@ class FineHistogram:
     Float32 and float16 tensors of fewer than EXACT_BELOW weights are kept as they are.
     """
 
-    def __init__(self, parts: Sequence[_Counted | _Kept]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Sequence[tuple[list[int], _Counted | _Kept]]) -> None:
+        self._parts = parts  # with their places among all tensors
 
     def __len__(self) -> int:
-        return sum(len(part.rows) for part in self._parts)
+        return sum(len(rows) for rows, _ in self._parts)
 
     def rates(self, steps: Tensor | Sequence[float]) -> Rates:
         """`Rates` (T, S) at steps (S,), the same for all tensors, or (T, S). Only the results leave the device."""
         steps = torch.as_tensor(steps, dtype=torch.float64)
         steps = steps.expand(len(self), -1) if steps.ndim == 1 else steps
-        results = [(part.rows, part.rates(steps[part.rows])) for part in self._parts]
+        results = [(rows, part.rates(steps[rows])) for rows, part in self._parts]
         out = torch.empty(*steps.shape, 4, dtype=torch.float64)
         for rows, values in results:
             out[rows] = values.cpu()
@@ -134,31 +172,30 @@ class FineHistogram:
 
 def fine_histogram(tensors: Sequence[Tensor], backend: str | None = None) -> FineHistogram:
     """One pass over the weights of every tensor, from which all rates follow."""
-    kept, groups = _Kept([], []), defaultdict(list)
-    for row, tensor in enumerate(tensors):
-        weights = _real(tensor)
-        if reference.key_atoms(weights.dtype) != 1 and weights.numel() < EXACT_BELOW:
-            kept.rows.append(row)
-            kept.weights.append(weights)
-        else:
-            name = choose_backend(weights.device, backend).name
-            groups[name, weights.device, weights.dtype].append((row, weights))
-    parts = [_COUNTING[name](*zip(*group, strict=True)) for (name, _, _), group in groups.items()]
-    return FineHistogram([*parts, kept] if kept.rows else parts)
+    parts: list[tuple[list[int], _Counted | _Kept]] = []
+    for name, rows, group in _groups(map(_real, tensors), backend):
+        large = [reference.key_atoms(w.dtype) == 1 or w.numel() >= EXACT_BELOW for w in group]
+        counted, kept = (list(compress(group, chosen)) for chosen in (large, map(not_, large)))
+        if counted:
+            parts.append((list(compress(rows, large)), _COUNTING[name](counted)))
+        if kept:
+            by_triton = name == "triton" and selftest.counters_in(kept[0].device)[0]
+            parts.append((list(compress(rows, map(not_, large))), _Kept(kept, by_triton)))
+    return FineHistogram(parts)
 
 
-def _count_on_cpu(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+def _count_on_cpu(tensors: Sequence[Tensor]) -> _Counted:
     counts, bases = zip(*(cpu.fine_histogram(w) for w in tensors), strict=True)
-    return _counted(rows, torch.stack(counts), bases, tensors)
+    return _counted(torch.stack(counts), bases, tensors)
 
 
-def _count_plainly(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
-    bases = [reference.base_key(moments(w, "reference").abs_max) for w in tensors]
+def _count_plainly(tensors: Sequence[Tensor]) -> _Counted:
+    bases = [reference.base_key(m.abs_max) for m in _moments_plainly(tensors)]
     counts = [reference.fine_histogram(w, base).cpu() for w, base in zip(tensors, bases, strict=True)]
-    return _counted(rows, torch.stack(counts), bases, tensors)
+    return _counted(torch.stack(counts), bases, tensors)
 
 
-def _count_by_triton(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+def _count_by_triton(tensors: Sequence[Tensor]) -> _Counted:
     """All tensors in one launch with the default window; those that do not fit it again, with their own."""
     from .fine_histogram import fine_histogram as launch
 
@@ -169,18 +206,20 @@ def _count_by_triton(rows: Sequence[int], tensors: Sequence[Tensor]) -> _Counted
     counts = run(weights, bases)
     above = counts[:, reference.WINDOW + 1 :].sum((1, 2))
     upper = counts[:, reference.KEYS // 2 : reference.WINDOW + 1].sum((1, 2))
-    for i in torch.nonzero((above > 0) | (upper == 0)).flatten().tolist():
-        bases[i] = reference.base_key(moments(weights[i], "triton").abs_max)
-        if bases[i] != reference.DEFAULT_BASE:
-            counts[i] = run([weights[i]], bases[i : i + 1])[0]
-    return _Counted(list(rows), counts, bases, atoms, by_triton=True)
+    doubtful = torch.nonzero((above > 0) | (upper == 0)).flatten().tolist()
+    for i, m in zip(doubtful, _moments_by_triton([weights[i] for i in doubtful]) if doubtful else (), strict=True):
+        bases[i] = reference.base_key(m.abs_max)
+    moved = [i for i in doubtful if bases[i] != reference.DEFAULT_BASE]
+    if moved:
+        counts[moved] = run([weights[i] for i in moved], bases[moved])
+    return _Counted(counts, bases, atoms, by_triton=True)
 
 
 _COUNTING = {"cpu": _count_on_cpu, "reference": _count_plainly, "triton": _count_by_triton}
 
 
-def _counted(rows: Sequence[int], counts: Tensor, bases: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
-    return _Counted(list(rows), counts, torch.tensor(bases, dtype=torch.int32), reference.key_atoms(tensors[0].dtype))
+def _counted(counts: Tensor, bases: Sequence[int], tensors: Sequence[Tensor]) -> _Counted:
+    return _Counted(counts, torch.tensor(bases, dtype=torch.int32), reference.key_atoms(tensors[0].dtype))
 
 
 def quantized_entropy(weights: Tensor, steps: Tensor | Sequence[float], backend: str | None = None) -> QuantizedEntropy:
@@ -259,6 +298,9 @@ def _real(weights: Tensor) -> Tensor:
 
 
 def _countable(weights: Tensor) -> Tensor:
-    """Contiguous, in a dtype the Triton kernels read."""
-    native = weights.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return (weights if native else weights.to(torch.float32)).contiguous()
+    """Contiguous, in a dtype that the counting kernels read."""
+    return _readable(weights, (torch.float32, torch.float16, torch.bfloat16), torch.float32)
+
+
+def _readable(weights: Tensor, dtypes: Container[torch.dtype], otherwise: torch.dtype) -> Tensor:
+    return (weights if weights.dtype in dtypes else weights.to(otherwise)).contiguous()

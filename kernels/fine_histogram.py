@@ -12,19 +12,18 @@ import triton.language as tl
 from torch import Tensor
 
 from . import counters, reference
+from .shares import ELEMENTS, segment, shares
 
 WINDOW = tl.constexpr(reference.WINDOW)
 
 BLOCK = 8192  # weights of one program at a time
-WARPS = 16
-ALIGNMENT = 16  # bytes of one load
-LONGEST = 1 << 30  # weights a program counts before it flushes: counters are 32 bits wide
+WARPS = 32
 
 
 @triton.jit
 def _kernel(
-    segment_ptr,  # int64 (segments, 4): aligned address, first weight, end, row
-    range_ptr,  # int32 (programs + 1,): each program's segments
+    segment_ptr,  # int64 (segments, 4): see `shares.Shares`
+    range_ptr,  # int64 (programs + 1,)
     base_ptr,  # int32 (rows,)
     out_ptr,  # int64 (rows, COUNTERS), zeroed
     DTYPE: tl.constexpr,
@@ -35,13 +34,8 @@ def _kernel(
     program = tl.program_id(0)
     table = counters.declare(SHARED)
     offset = tl.arange(0, BLOCK)
-    for segment in range(tl.load(range_ptr + program), tl.load(range_ptr + program + 1)):
-        # The alignment must be stated on the pointer: on the address it is lost, and with it the 128-bit loads.
-        address = tl.load(segment_ptr + 4 * segment).to(tl.pointer_type(DTYPE))
-        weight_ptr = tl.multiple_of(address, 16)
-        first = tl.load(segment_ptr + 4 * segment + 1).to(tl.int32)
-        end = tl.load(segment_ptr + 4 * segment + 2).to(tl.int32)
-        row = tl.load(segment_ptr + 4 * segment + 3)
+    for i in range(tl.load(range_ptr + program), tl.load(range_ptr + program + 1)):
+        weight_ptr, first, end, row = segment(segment_ptr, i, DTYPE)
         base = tl.load(base_ptr + row)
         row_ptr = out_ptr + row * counters.COUNTERS
         whole = tl.where(first > 0, 0, end // BLOCK * BLOCK)
@@ -65,46 +59,19 @@ def _counter(w, base):
 
 
 def fine_histogram(tensors: Sequence[Tensor], bases: Tensor, programs: int, shared: bool) -> Tensor:
-    """Counts (T, KEYS, 2) int64 of T contiguous tensors of one dtype: bfloat16, float16 or float32; `bases` (T,) int32.
-
-    Every program takes an equal part of all weights laid end to end, so that neither one huge nor many tiny tensors
-    leave it idle.
-    """
+    """Counts (T, KEYS, 2) int64 of T contiguous bfloat16, float16 or float32 tensors, all alike; bases: (T,) int32."""
     device, dtype = tensors[0].device, tensors[0].dtype
-    segments, ranges = _segments(tensors, programs)
+    segments, ranges = shares(tensors, programs, BLOCK)
     out = torch.zeros(len(tensors), reference.KEYS, 2, dtype=torch.int64, device=device)
     _kernel[(programs,)](
-        torch.tensor(segments, dtype=torch.int64).to(device, non_blocking=True),
-        torch.tensor(ranges, dtype=torch.int32).to(device, non_blocking=True),
+        segments.to(device, non_blocking=True),
+        ranges.to(device, non_blocking=True),
         bases.to(device, non_blocking=True),
         out,
-        DTYPE={torch.bfloat16: tl.int16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype],
+        DTYPE=ELEMENTS[dtype],
         BLOCK=BLOCK,
         THREADS=32 * WARPS,
         SHARED=shared,
         num_warps=WARPS,
     )
     return out
-
-
-def _segments(tensors: Sequence[Tensor], programs: int) -> tuple[list[tuple[int, int, int, int]], list[int]]:
-    """Cut tensors into segments (aligned address, first weight, end, row), and share these out among programs.
-
-    A segment begins on an aligned address. Where a tensor does not, its first block is a segment of its own that skips
-    the weights before it.
-    """
-    share = -(-sum(t.numel() for t in tensors) // programs)
-    share = -(-share // BLOCK) * BLOCK
-    segments, ranges, room = [], [0], share
-    for row, tensor in enumerate(tensors):
-        size = tensor.element_size()
-        skip = tensor.data_ptr() % ALIGNMENT // size
-        address, left = tensor.data_ptr() - skip * size, tensor.numel()
-        while left:
-            if room <= 0 and len(ranges) < programs:
-                ranges.append(len(segments))
-                room += share
-            end = min(skip + left, BLOCK if skip else min(max(room, BLOCK), LONGEST) // BLOCK * BLOCK)
-            segments.append((address, skip, end, row))
-            left, room, address, skip = left - (end - skip), room - (end - skip), address + end * size, 0
-    return segments or [(0, 0, 0, 0)], ranges + [len(segments)] * (programs + 1 - len(ranges))

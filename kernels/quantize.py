@@ -1,7 +1,7 @@
 """Triton: quantise, count the symbols, sum the squared error and, if wanted, write ŵ: one pass over the weights."""
 
 # Triton infers the types of a kernel, and takes launch options that its signature does not show.
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportCallIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import torch
@@ -85,14 +85,20 @@ def _steps(step_ptr, inverse_ptr, begin, offset, columns, AXIS: tl.constexpr):
 @triton.jit
 def _quantize(w, step, inverse):
     """ŵ, the index of the counter, and (w − ŵ)², as `reference.quantize`; the launch forbids fused multiply-adds."""
+    q, index = symbol(w, inverse)
+    held = tl.where(tl.abs(w * inverse) < SYMBOL_LIMIT, q * step, w)
+    difference = tl.where(tl.abs(w) < float("inf"), w - held, 0.0)
+    return held, index, difference * difference
+
+
+@triton.jit
+def symbol(w, inverse):
+    """The symbol of a float32 weight, as a float32, and the index of its counter; no multiply-add may be fused."""
     x = w * inverse
     floor = tl.floor(x)
     q = floor + tl.where(x - floor >= 0.5, 1.0, 0.0)
-    held = tl.where(tl.abs(x) < SYMBOL_LIMIT, q * step, w)
-    finite = tl.abs(w) < float("inf")
     level = tl.minimum(tl.maximum(q, -LARGEST_SYMBOL), LARGEST_SYMBOL).to(tl.int32) + LARGEST_SYMBOL
-    difference = tl.where(finite, w - held, 0.0)
-    return held, tl.where(finite, level, NONFINITE), difference * difference
+    return q, tl.where(tl.abs(w) < float("inf"), level, NONFINITE)
 
 
 def quantize(

@@ -21,8 +21,8 @@ WINDOW = tl.constexpr(reference.WINDOW)
 INFINITY_KEY = tl.constexpr(reference.INFINITY_KEY)
 SYMBOL_LIMIT = tl.constexpr(reference.SYMBOL_LIMIT)
 
-BLOCK = 256  # keys at a time
-WARPS = 4
+BLOCK = 128  # keys at a time
+WARPS = 2
 
 
 @triton.jit

@@ -36,7 +36,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class QuantizedHistogram:
-    """How often each symbol occurs at one step: counts[i] of q = i − LARGEST_SYMBOL, (LEVELS,) int64."""
+    """How often each symbol occurs at one step: counts[i] of q = i − LARGEST_SYMBOL, (LEVELS,) int64, on the CPU."""
 
     counts: Tensor
     squared_error: float  # Σ(w − ŵ)² over the finite entries, ŵ as float32
@@ -96,7 +96,7 @@ def quantize_histogram(weights: Tensor, step: float | Tensor) -> QuantizedHistog
     index = q.clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL).to(torch.int64) + LARGEST_SYMBOL
     error = w[finite].to(torch.float64) - dequantized[finite].to(torch.float64)
     return QuantizedHistogram(
-        torch.bincount(index, minlength=LEVELS), error.square().sum().item(), int((~finite).sum())
+        torch.bincount(index, minlength=LEVELS).cpu(), error.square().sum().item(), int((~finite).sum())
     )
 
 

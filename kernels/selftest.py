@@ -87,7 +87,7 @@ def _miscount(device: torch.device, shared: bool) -> str | None:
             step = torch.tensor([0.003], device=device)
             dequantized, histogram = quantize.quantize(w, step, -1, True, programs(device), shared)
             expected, counted = reference.quantize_dequantize(w, 0.003)
-            if not torch.equal(histogram.counts, counted.counts.cpu()) or not torch.equal(dequantized, expected):
+            if not torch.equal(histogram.counts, counted.counts) or not torch.equal(dequantized, expected):
                 return f"wrong symbols of {dtype}"
     except Exception as error:  # whatever a compiler or a driver throws, the safe path is next
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -12,7 +12,7 @@ import torch
 from ..errors import CheckpointError
 from .contents import Claim, Contents, tidied
 from .readers import readers
-from .stored import Stored, guarded
+from .stored import Span, Stored, guarded
 
 _SAMPLE = 1 << 16  # bytes at each end of a file: safetensors headers are in front, a zip's checksums at the back
 
@@ -69,6 +69,11 @@ class Checkpoint:
         for name in self.names():
             yield name, self.tensor(name)
 
+    def unread(self) -> Iterator[tuple[str, "Unread"]]:
+        """Name and tensor, one at a time, none of them read yet."""
+        for name, stored in self._contents().tensors.items():
+            yield name, Unread(self, name, stored)
+
     @property
     def aliases(self) -> Mapping[str, str]:
         """Tied name → the name that holds the storage."""
@@ -111,6 +116,45 @@ class Checkpoint:
         if name not in tensors:
             raise CheckpointError(f"{self.path}: has no tensor {name!r}; names() lists what it has")
         return tensors[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A tensor of a checkpoint that can be read, all of it or in pieces."""
+
+    checkpoint: Checkpoint
+    name: str
+    stored: Stored
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype it was saved in."""
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.stored.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        return self.checkpoint.info(self.name).nbytes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it lies in its file as it will in memory, so that pieces of it can be read."""
+        return isinstance(self.stored, Span) and self.stored.stride is None
+
+    def read(self) -> torch.Tensor:
+        """All of it: see `Checkpoint.tensor`."""
+        return self.checkpoint.tensor(self.name)
+
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with its bytes from `offset`; only if it `is_plain`."""
+        assert isinstance(self.stored, Span)
+        with guarded(self.checkpoint.path, f"reading tensor {self.name!r}"):
+            self.stored.file.fill(self.stored.offset + offset, buffer)
 
 
 @lru_cache(maxsize=16)

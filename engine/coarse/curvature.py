@@ -69,7 +69,7 @@ def moments(
         for name, gradient in zip(point, gradients, strict=True):
             if gradient is None:
                 continue
-            found = uses.moments(name) or _gradient_moments(gradient)
+            found = Moments(*(side.cpu() for side in uses.moments(name) or _gradient_moments(gradient)))
             total[name] = total[name].mixed(found, 1 / (draw + 1)) if name in total else found
     return total
 
@@ -156,7 +156,9 @@ class _Uses(TorchFunctionMode):
             self._note(args[1], args[0], result, transposed=False)
         elif func is Tensor.__getitem__ and isinstance(result, Tensor):
             if args[0].ndim == 2 and _selects_rows(args[1]):
-                self._note(args[0], torch.arange(len(args[0]))[args[1]], result, transposed=False)
+                self._note(
+                    args[0], torch.arange(len(args[0]), device=args[0].device)[args[1]], result, transposed=False
+                )
         elif func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
             self._note(args[1], args[0], result, transposed=True)
         elif func is torch.addmm:
@@ -185,7 +187,7 @@ class _Uses(TorchFunctionMode):
         outputs = use.outputs[0].reshape(-1, use.outputs[0].shape[-1]).float()
         energy = (outputs * outputs).sum(1)
         if not use.inputs.is_floating_point():
-            rows = torch.zeros(self._shapes[name][0]).index_add_(0, use.inputs.reshape(-1), energy)
+            rows = energy.new_zeros(self._shapes[name][0]).index_add_(0, use.inputs.reshape(-1), energy)
             return Moments(rows, _gram(outputs))
         inputs = use.inputs.reshape(-1, use.inputs.shape[-1]).float()
         total = (inputs * inputs).sum() * energy.mean()  # Σ |x|²|δ|², as if the two were independent

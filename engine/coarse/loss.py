@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import KolmogramError
 from ..lazy import lazy
 from ..tasks import Task
+from .placement import Placement
 
 PART, SLOPE_PART = 800, 2600
 """Examples that decisions are taken on, and that slopes are of."""
@@ -29,10 +30,16 @@ class Loss:
     """
 
     def __init__(
-        self, task: Task, original: Mapping[str, Tensor], fixed: Mapping[str, Tensor], generator: torch.Generator
+        self,
+        task: Task,
+        original: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        generator: torch.Generator,
+        placed: Placement | None = None,
     ) -> None:
         self.task = task
-        self.fixed = fixed
+        self.placed = placed or Placement(original)
+        self.fixed = self.placed(fixed)
         self.evaluations = 0
         self._generator = generator
         self._original = original
@@ -76,13 +83,13 @@ class Loss:
 
     def _gradients(self, task: Task, params: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
         """The loss of a task, and its gradient of every tensor that it depends on."""
-        point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+        point = {name: value.detach().clone().requires_grad_() for name, value in self.placed(params).items()}
         loss = task.loss({**self.fixed, **point})
         gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
-        return float(loss.detach()), {n: g for n, g in zip(point, gradients, strict=True) if g is not None}
+        return float(loss.detach()), {n: g.cpu() for n, g in zip(point, gradients, strict=True) if g is not None}
 
     def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1
         with torch.no_grad():
-            value = float(task.loss({**self.fixed, **params}))
+            value = float(task.loss({**self.fixed, **self.placed(params)}))
         return value if math.isfinite(value) else math.inf

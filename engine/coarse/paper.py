@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import KolmogramError
 from ..tasks import Task
 from .complexity import Complexity, ComplexityCurve
+from .placement import Placement
 
 BIN_WIDTHS = (1e-3, 1.0)
 PROBES = ((0.0, 1.0), (0.1, 0.98))  # normalised bin width, threshold
@@ -42,15 +43,18 @@ class PaperCoder:
 
     def __init__(self, task: Task, params: Mapping[str, Tensor]) -> None:
         self.task = task
-        self.params = {name: value.detach().float() for name, value in params.items() if value.is_floating_point()}
-        self.rest = {name: value for name, value in params.items() if name not in self.params}
+        self.params = {
+            name: value.detach().cpu().float() for name, value in params.items() if value.is_floating_point()
+        }
+        self.rest = {name: value.cpu() for name, value in params.items() if name not in self.params}
+        self._placed = Placement(params)
         self.evaluations = 0
 
     def loss(self, params: Mapping[str, Tensor]) -> float:
         """The training loss, infinite if it is not a number."""
         self.evaluations += 1
         with torch.no_grad():
-            value = float(self.task.loss({**self.rest, **params}))
+            value = float(self.task.loss(self._placed({**self.rest, **params})))
         return value if math.isfinite(value) else math.inf
 
     def trial(self, width: float, threshold: float, target: float) -> Trial | None:

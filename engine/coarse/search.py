@@ -26,6 +26,7 @@ from .curvature import Moments, curvature, moments, without_dead
 from .exactness import is_coarse
 from .loss import Loss
 from .memory import Memory
+from .placement import Placement
 from .state import State
 from .tensor_coder import ALL_KINDS
 
@@ -71,7 +72,7 @@ class Search:
             for name, value in self.weights.items()
         }
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.loss = Loss(self.task, self.weights, self.exact, self.generator)
+        self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params))
         self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
@@ -143,7 +144,7 @@ class Search:
 
     def _see(self, point: Mapping[str, Tensor], memory: float, draws: int) -> None:
         """Look at the curvature at `point`, and mix it with what earlier looks saw."""
-        for name, fresh in moments(self.task, point, draws, self.generator, self.exact).items():
+        for name, fresh in moments(self.task, self.loss.placed(point), draws, self.generator, self.loss.fixed).items():
             known = self._moments.get(name)
             self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
 

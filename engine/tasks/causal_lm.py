@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import TaskError
-from .task import Task, check_module_names
+from .task import Task, check_module_names, drawn_labels
 
 if TYPE_CHECKING:
     from ..checkpoints import Run
@@ -78,8 +78,7 @@ class CausalLMTask(Task):
         """(num_examples,) nats of tokens drawn from the model's own predictions."""
         losses = []
         for logits, _ in self._predictions(params):
-            drawn = torch.multinomial(logits.detach().flatten(0, 1).softmax(-1), 1, generator=generator)
-            losses.append(_nll(logits, drawn.view(logits.shape[:2])))
+            losses.append(_nll(logits, drawn_labels(logits.flatten(0, 1), generator).view(logits.shape[:2])))
         return torch.cat(losses)
 
     @torch.no_grad()

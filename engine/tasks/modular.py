@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import TaskError
 from .networks import ARCHITECTURES, HEADS, WIDTH, build
-from .task import Task, check_names
+from .task import Task, check_names, drawn_labels
 
 Params = Mapping[str, Tensor]
 
@@ -105,6 +105,7 @@ class ModularTask(Task):
         self.network = build(architecture, modulus, self.config["layers"], width)
         self.train = Examples(train.pairs.to(device), train.labels.to(device))
         self.test = Examples(test.pairs.to(device), test.labels.to(device))
+        self.device = torch.device(device)
         self.num_examples = len(train)
         self.population = len(train) + len(test)
         self.num_classes = modulus
@@ -131,7 +132,7 @@ class ModularTask(Task):
     def sampled_loss(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """(n,) nats with labels drawn from the network's own prediction."""
         logits = self._logits(params, self.train)
-        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
+        labels = drawn_labels(logits, generator)
         return F.cross_entropy(logits, labels, reduction="none")
 
     def subset(self, size: int, generator: torch.Generator) -> "ModularTask":

@@ -40,6 +40,9 @@ class Task(ABC):
     buffers: frozenset[str] = frozenset()
     """Names of tensors that are no parameters, where the task knows them: complexity keeps these to the byte."""
 
+    device: torch.device | str = "cpu"
+    """Where its data lie: weights are put there before `loss` and the others see them."""
+
     population: int | None = None
     """Size of the finite population of which the training examples are a uniformly random subset; `test_loss` is then
     over the rest of it. None: they are i.i.d."""
@@ -83,6 +86,7 @@ class ModuleTask(Task):
         if not self._batches:
             raise TaskError("Task.from_module: no batches; give at least one (inputs, targets)")
         self.num_examples = sum(len(targets) for _, targets in self._batches)
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
@@ -121,8 +125,7 @@ class ClassifierTask(ModuleTask):
         """(n,) nats with labels drawn from the module's own prediction."""
         losses = []
         for logits, _ in self._outputs(params):
-            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
-            losses.append(F.cross_entropy(logits, drawn, reduction="none"))
+            losses.append(F.cross_entropy(logits, drawn_labels(logits, generator), reduction="none"))
         return torch.cat(losses)
 
     @torch.no_grad()
@@ -130,6 +133,13 @@ class ClassifierTask(ModuleTask):
         """Share of wrong answers."""
         wrong = [(logits.argmax(-1) != targets) for logits, targets in self._outputs(params)]
         return torch.cat(wrong).double().mean().item()
+
+
+def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A label (n,) for each row of logits (n, classes), drawn from what they say, where the generator is."""
+    where = generator.device if generator is not None else logits.device
+    drawn = torch.multinomial(logits.detach().softmax(-1).to(where), 1, generator=generator)
+    return drawn.squeeze(1).to(logits.device)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -59,7 +59,7 @@ def test_nothing_stays_wrapped(run):
         assert dispatch.moments is not before
     assert dispatch.moments is before
     with pytest.raises(TypeError), profiling.recording():
-        dispatch.moments(torch.zeros(1, dtype=torch.complex64))
+        dispatch.moments([torch.zeros(1, dtype=torch.complex64)])
     assert dispatch.moments is before
 
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from kolmogram.kernels import fine_histogram, gram, quantize, rates
+from kolmogram.kernels import exact_rates, fine_histogram, moments, quantize, rates
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)(.*?);")
 LABEL = re.compile(r"^\s*(\.L_x_\d+):")
+_ELEMENTS = {"bf16": "int16", "fp32": "float32", "fp64": "float64"}
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 
 
@@ -32,8 +33,13 @@ def kernels(nvidia: bool) -> dict[str, dict[str, Any]]:
     for dtype in (tl.int16, tl.float16, tl.float32):
         made[f"fine_histogram {dtype}"] = {
             "fn": fine_histogram._kernel,
-            "signature": {"segment_ptr": "*i64", "range_ptr": "*i32", "base_ptr": "*i32", "out_ptr": "*i64"},
-            "constants": {"DTYPE": dtype, "BLOCK": fine_histogram.BLOCK, "THREADS": 512, "SHARED": nvidia},
+            "signature": {"segment_ptr": "*i64", "range_ptr": "*i64", "base_ptr": "*i32", "out_ptr": "*i64"},
+            "constants": {
+                "DTYPE": dtype,
+                "BLOCK": fine_histogram.BLOCK,
+                "THREADS": 32 * fine_histogram.WARPS,
+                "SHARED": nvidia,
+            },
             "aligned": ["segment_ptr", "range_ptr", "base_ptr", "out_ptr"],
             "options": {"num_warps": fine_histogram.WARPS},
         }
@@ -56,7 +62,7 @@ def kernels(nvidia: bool) -> dict[str, dict[str, Any]]:
                     "AXIS": axis,
                     "WRITE": write,
                     "BLOCK": quantize.BLOCK,
-                    "THREADS": 512,
+                    "THREADS": 32 * quantize.WARPS,
                     "SHARED": nvidia,
                 },
                 "aligned": ["weight_ptr", "dequantized_ptr", "count_ptr", "chunk"],
@@ -78,21 +84,32 @@ def kernels(nvidia: bool) -> dict[str, dict[str, Any]]:
             "aligned": ["count_ptr", "prefix_ptr", "out_ptr"],
             "options": {"num_warps": rates.WARPS, "enable_fp_fusion": False},
         }
-    if nvidia:
-        made["gram"] = {
-            "fn": gram._kernel,
-            "signature": {
-                "matrix_ptr": "*fp32",
-                "gram_ptr": "*fp64",
-                "m": "i32",
-                "n": "i32",
-                "rows": "i32",
-                "row_stride": "i64",
-            },
-            "constants": {"column_stride": 1, "TILE": gram.TILE, "ROWS": gram.ROWS},
-            "aligned": ["matrix_ptr", "gram_ptr", "rows", "row_stride"],
-            "options": {"num_warps": gram.WARPS},
+    for dtype in ("bf16", "fp32", "fp64"):
+        made[f"moments {dtype}"] = {
+            "fn": moments._kernel,
+            "signature": {"segment_ptr": "*i64", "range_ptr": "*i64", "out_ptr": "*fp64"},
+            "constants": {"DTYPE": getattr(tl, _ELEMENTS[dtype]), "BLOCK": moments.BLOCK},
+            "aligned": ["segment_ptr", "range_ptr", "out_ptr"],
+            "options": {"num_warps": moments.WARPS},
         }
+        if nvidia and dtype != "fp64":
+            made[f"exact_rates {dtype}"] = {
+                "fn": exact_rates._kernel,
+                "signature": {
+                    "tensor_ptr": "*i64",
+                    "step_ptr": "*fp32",
+                    "inverse_ptr": "*fp32",
+                    "out_ptr": "*fp64",
+                    "steps": "i32",
+                },
+                "constants": {
+                    "DTYPE": getattr(tl, _ELEMENTS[dtype]),
+                    "BLOCK": exact_rates.BLOCK,
+                    "THREADS": 32 * exact_rates.WARPS,
+                },
+                "aligned": ["tensor_ptr", "out_ptr"],
+                "options": {"num_warps": exact_rates.WARPS, "enable_fp_fusion": False},
+            }
     return made
 
 

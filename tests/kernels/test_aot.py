@@ -19,8 +19,9 @@ GLOBAL_ADD = {
     ("3.7.1", "sm_90"): "REDG.E.ADD.64.STRONG.GPU",
 }
 SLOW_IN_HOT_LOOP = ("MEMBAR", "ERRBAR", "BAR", "ATOMG", "RED", "LDL", "STL", "CCTL")
-REGISTERS = {"fine_histogram": 64, "quantize": 64, "rates": 224, "gram": 168}
-SHARED_BYTES = {"fine_histogram": 33_792, "quantize": 33_920, "rates": 2_048, "gram": 20_480}
+REGISTERS = {"fine_histogram": 32, "quantize": 64, "rates": 224, "moments": 128, "exact_rates": 200}
+SHARED_BYTES = {"fine_histogram": 33_792, "quantize": 33_920, "rates": 2_048, "moments": 2_048, "exact_rates": 33_920}
+FLUSHES = {"fine_histogram": 8, "quantize": 16}  # of one thread: 8192 counters among 1024 or 512
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,12 @@ def test_nvidia(target, compilations):
         if kind not in ("fine_histogram", "quantize"):
             continue
         hot = code["hot"]
-        weights = 16 if kind == "fine_histogram" else 8  # of one thread in one turn
+        weights = 8  # of one thread in one turn
         loads = weights * (4 if "fp32" in name else 2) // 16
         assert hot[increment] == weights, (name, hot)
         assert hot["LDG.E.128"] == loads, (name, hot)
         assert not [op for op in hot if op.startswith(SLOW_IN_HOT_LOOP)], (name, hot)
-        assert code["all"][add] == 16, name  # 8192 counters, flushed by 512 threads
+        assert code["all"][add] == FLUSHES[kind], name
         assert not [op for op in code["all"] if op.startswith(("MEMBAR", "ATOMG", "CCTL"))], name
         if kind == "fine_histogram":
             assert {op for op in hot if op.startswith("LDG")} == {"LDG.E.128"}, (name, hot)
@@ -78,5 +79,5 @@ def test_nvidia(target, compilations):
 @pytest.mark.slow
 def test_amd_compiles_the_safe_path(compilations):
     code = machine_code(compilations["gfx942"])
-    assert {name.split()[0] for name in code} == {"fine_histogram", "quantize", "rates"}
+    assert {name.split()[0] for name in code} == {"fine_histogram", "quantize", "rates", "moments"}
     assert all(kernel["bytes"] > 0 for kernel in code.values())

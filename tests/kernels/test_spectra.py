@@ -43,3 +43,42 @@ def test_rank_deficient_and_not_finite(solve):
     assert torch.equal(zero, torch.zeros(4, dtype=torch.float64))
     assert first[1] < 1e-12 * first[0]
     assert second.isnan().all()
+
+
+def symmetric(*shape: int) -> torch.Tensor:
+    a = torch.randn(*shape, shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return a + a.mT
+
+
+@pytest.mark.parametrize("shapes", [[(3, 8)], [(1, 8)], [(2, 5), (1, 8), (1, 300), (2, 300)]])
+def test_eigenvectors_of_several_stacks(shapes):
+    stacks = [symmetric(*shape) for shape in shapes]
+    for stack, (values, vectors) in zip(stacks, spectra.eigh(stacks), strict=True):
+        torch.testing.assert_close(values, torch.linalg.eigvalsh(stack))
+        torch.testing.assert_close(vectors * values[:, None, :] @ vectors.mT, stack)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_eigenvectors_of_what_is_not_finite_raise(number):
+    with pytest.raises(torch.linalg.LinAlgError):
+        spectra.eigh([torch.full((number, 4, 4), torch.nan, dtype=torch.float64)])
+
+
+def test_threads_take_small_eigenproblems_and_several_on_the_cpu():
+    def taken(device: str, number: int, side: int) -> bool:
+        return spectra._for_threads(torch.empty(number, side, side, device=device))
+
+    assert taken("cpu", 1, 128)
+    assert taken("meta", 1, 128)  # as a GPU
+    assert taken("cpu", 2, 512)
+    assert not taken("cpu", 1, 512)
+    assert not taken("meta", 2, 512)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_eigenvectors_come_back_to_the_gpu():
+    stacks = [symmetric(3, 8).cuda(), symmetric(1, 300).cuda()]
+    for stack, (values, vectors) in zip(stacks, spectra.eigh(stacks), strict=True):
+        assert values.device == vectors.device == stack.device
+        torch.testing.assert_close(vectors * values[:, None, :] @ vectors.mT, stack)

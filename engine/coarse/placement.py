@@ -1,0 +1,28 @@
+"""The search works on the host; the network and its data may lie on a GPU. This is the way there."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class Placement:
+    """Puts weights on the device that the network came from, each once for as long as it lives.
+
+    Of the networks that a search tries one after the other, all but one tensor are the same.
+    """
+
+    def __init__(self, original: Mapping[str, Tensor]) -> None:
+        self._device = next((value.device for value in original.values()), torch.device("cpu"))
+        self._placed = WeakIdKeyDictionary()
+
+    def __call__(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return params if self._device.type == "cpu" else {name: self._copy(value) for name, value in params.items()}
+
+    def _copy(self, value: Tensor) -> Tensor:
+        if value.device == self._device:
+            return value
+        if value not in self._placed:
+            self._placed[value] = value.to(self._device)
+        return self._placed[value]
