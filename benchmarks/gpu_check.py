@@ -3,7 +3,8 @@
     python benchmarks/gpu_check.py          on a GPU: writes benchmarks/results/<device>.json
     python benchmarks/gpu_check.py --dry    anywhere: the same code on small weights, interpreted; prints only
 
-Counts are compared with the reference first; no speed is measured of a kernel that counts wrong.
+Counts are compared with the reference first; no speed is measured of a kernel that counts wrong. Every time is a
+median; "kernel" is time on the device when launches follow one another, "call" what a caller waits, Python included.
 """
 
 # ruff: noqa: E402 (Triton decides at import whether it interprets)
@@ -11,6 +12,7 @@ Counts are compared with the reference first; no speed is measured of a kernel t
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,18 +27,18 @@ if DRY:
 import torch
 from kolmogram.engine import profiling
 from kolmogram.engine.provenance import package_versions
-from kolmogram.engine.training.regularizer import SpectralEntropyRegularizer
-from kolmogram.kernels import dispatch, rates, reference
+from kolmogram.kernels import dispatch, exact_rates, fine_histogram, quantize, rates, reference, selftest
 from torch import Tensor
 
 DEVICE = torch.device("cpu" if DRY else "cuda")
 if DRY:
-    profiling.REPEATS, rates.BLOCK = 1, 4096  # the interpreter's cost is per operation
+    profiling.REPEATS, rates.BLOCK, exact_rates.BLOCK = 1, 4096, 1 << 15  # the interpreter's cost is per operation
 SIZES = [3_000] if DRY else [10**6, 10**7, 10**8, 10**9]
+LARGE = SIZES[-1]
 DTYPES = [torch.bfloat16] if DRY else [torch.bfloat16, torch.float16, torch.float32]
 STEPS = 0.02 * torch.tensor([1.0] if DRY else [2.0 ** (2 - i / 2) for i in range(16)], dtype=torch.float64)
 TENSORS = 3 if DRY else 300
-MATRIX = 24 if DRY else 2048
+IN_A_ROW, REPEATS = (1, 1) if DRY else (10, 7)
 DISTRIBUTIONS: dict[str, Callable[[int], Tensor]] = {
     "gaussian": lambda n: torch.randn(n, device=DEVICE) * 0.02,
     "heavy-tailed": lambda n: torch.randn(n, device=DEVICE) * 0.02 / torch.rand(n, device=DEVICE).add_(1e-3),
@@ -45,150 +47,188 @@ DISTRIBUTIONS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
-def median(call: Callable[[], Any]) -> float:
-    return profiling.seconds(call, DEVICE)
+def call_ms(call: Callable[[], Any]) -> float:
+    """What a caller waits."""
+    return 1e3 * profiling.seconds(call, DEVICE)
+
+
+def kernel_ms(call: Callable[[], Any]) -> float:
+    """Time on the device: of launches in a row, so that the host is ahead of it."""
+    call()
+    if DRY:
+        return call_ms(call)
+    found = []
+    for _ in range(REPEATS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(IN_A_ROW):
+            call()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) / IN_A_ROW)
+    return statistics.median(found)
 
 
 def correct() -> dict[str, bool]:
-    """Counts and weights against the reference, on every dtype and distribution."""
+    """Counts, weights, moments and rates against the reference, on every dtype and distribution, from odd addresses."""
     found = {}
     for dtype in DTYPES:
         for name, make in DISTRIBUTIONS.items():
             w = make(3_001 if DRY else 3_000_001).to(dtype)[1:]
-            counted = dispatch.quantize_histogram(w, 0.003, backend="triton")
-            expected = reference.quantize_histogram(w, 0.003)
-            one = dispatch.fine_histogram([w], backend="triton").rates(STEPS[:1])
-            plain = reference.rates(w, STEPS[:1])
+            held, counted = dispatch.quantize_dequantize(w, 0.003, backend="triton")
+            expected, plain = reference.quantize_dequantize(w, 0.003)
+            estimated = dispatch.fine_histogram([w], backend="triton").rates(STEPS[:1])
+            exact = reference.rates(w, STEPS[:1])
+            small = w[:2_000]
+            mine, theirs = dispatch.moments([w], backend="triton")[0], reference.moments(w)
             found[f"{dtype} {name}"] = (
-                torch.equal(counted.counts, expected.counts.cpu())
-                and counted.nonfinite == expected.nonfinite
-                and abs(one.entropy_bits.item() - plain.entropy_bits.item()) < 1e-3
+                torch.equal(counted.counts, plain.counts)
+                and counted.nonfinite == plain.nonfinite
+                and (DRY or torch.equal(held, expected))  # the interpreter cuts float32 to bfloat16
+                and abs(estimated.entropy_bits.item() - exact.entropy_bits.item()) < 1e-3
+                and torch.allclose(exact_of(small), torch.cat(reference.rates(small, STEPS[:1])).T[None], rtol=1e-9)
+                and abs(mine.std - theirs.std) <= 1e-9 * theirs.abs_max
             )
     return found
 
 
+def exact_of(w: Tensor) -> Tensor:
+    return exact_rates.exact_rates([w], STEPS[None, :1]).cpu()
+
+
 def limits() -> dict[str, float]:
-    """GB/s of a copy and of a read; counts per second with few and with many bank conflicts."""
-    n = SIZES[-1] // 4 if not DRY else SIZES[-1]
-    source = torch.zeros(n, device=DEVICE)
+    """GB/s of a copy and of a read on the device, and from the host's pinned and pageable memory."""
+    source = torch.randn(LARGE, device=DEVICE)
     target = torch.empty_like(source)
-    found = {
-        "copy, GB/s": 8 * n / median(lambda: target.copy_(source)) / 1e9,
-        "read, GB/s": 4 * n / median(source.sum) / 1e9,
+    on_host = torch.empty(LARGE, dtype=torch.float32, pin_memory=not DRY)
+    pageable = torch.zeros(LARGE)
+    return {
+        "copy, GB/s": 8 * LARGE / kernel_ms(lambda: target.copy_(source)) / 1e6,
+        "read, GB/s": 4 * LARGE / kernel_ms(source.sum) / 1e6,
+        "from pinned memory, GB/s": 4 * LARGE / call_ms(lambda: target.copy_(on_host, non_blocking=True)) / 1e6,
+        "from pageable memory, GB/s": 4 * LARGE / call_ms(lambda: target.copy_(pageable)) / 1e6,
     }
-    for name, make in DISTRIBUTIONS.items():
-        w = make(n).bfloat16()
-        taken = median(lambda w=w: dispatch.fine_histogram([w], backend="triton"))
-        found[f"counts, 1e9/s, {name}"] = n / taken / 1e9
-    return found
 
 
-def kernels(read: float) -> Iterator[dict[str, Any]]:
-    """Each kernel on each size, dtype and distribution; its usual replacements on Gaussian weights."""
+def kernels(copy: float) -> Iterator[dict[str, Any]]:
+    """Each kernel on each size, dtype and distribution."""
+    programs, shared = selftest.programs(DEVICE), selftest.counters_in(DEVICE)[0]
+    bases = torch.full((1,), reference.DEFAULT_BASE, dtype=torch.int32, device=DEVICE)
+    step = torch.tensor(0.005, device=DEVICE)
     for n in SIZES:
         for dtype in DTYPES:
             for name, make in DISTRIBUTIONS.items():
                 w = make(n).to(dtype)
-                calls: dict[str, tuple[Callable[[], Any], int]] = {
-                    "fine_histogram": (lambda w=w: dispatch.fine_histogram([w], backend="triton"), w.nbytes),
-                    "quantize_histogram": (lambda w=w: dispatch.quantize_histogram(w, 0.005, "triton"), w.nbytes),
-                    "quantize_dequantize": (lambda w=w: dispatch.quantize_dequantize(w, 0.005, "triton"), 2 * w.nbytes),
+                calls: dict[str, tuple[Callable[[], Any], Callable[[], Any] | None, int]] = {
+                    "fine_histogram": (
+                        lambda w=w: dispatch.fine_histogram([w], "triton"),
+                        lambda w=w: fine_histogram.fine_histogram([w], bases, programs, shared),
+                        w.nbytes,
+                    ),
+                    "moments": (lambda w=w: dispatch.moments([w], "triton"), None, w.nbytes),
+                    "quantize_histogram": (lambda w=w: dispatch.quantize_histogram(w, 0.005, "triton"), None, w.nbytes),
+                    "quantize_dequantize": (
+                        lambda w=w: dispatch.quantize_dequantize(w, 0.005, "triton"),
+                        lambda w=w: quantize.launch(w, step, -1, True, programs, shared),
+                        2 * w.nbytes,
+                    ),
                 }
-                if name == "gaussian" and n < 10**9:
-                    calls |= competitors(w)
-                for operation, (call, moved) in calls.items():
-                    taken = median(call)
-                    rate = moved / taken / 1e9
+                for operation, (call, launch, moved) in calls.items():
+                    taken = call_ms(call)
+                    alone = kernel_ms(launch) if launch else None
                     yield {
                         "operation": operation,
                         "weights": n,
-                        "dtype": str(dtype),
+                        "dtype": str(dtype).removeprefix("torch."),
                         "distribution": name,
-                        "ms": 1e3 * taken,
-                        "GB/s": rate,
-                        "of_read": rate / read,
+                        "call, ms": taken,
+                        "kernel, ms": alone,
+                        "of_copy": moved / (alone or taken) / 1e6 / copy,
                     }
 
 
-def competitors(w: Tensor) -> dict[str, tuple[Callable[[], Any], int]]:
-    """What people use instead: one histogram, or one step."""
+def sixteen_steps() -> Iterator[dict[str, Any]]:
+    """Rates at all steps: one histogram, and what people use instead, which is one pass or more for each step."""
+    for dtype in DTYPES[:: 2 if len(DTYPES) > 1 else 1]:
+        w = DISTRIBUTIONS["gaussian"](LARGE).to(dtype)
+        ours = call_ms(lambda w=w: dispatch.fine_histogram([w], "triton").rates(STEPS))
+        for name, call, share in competitors(w):
+            taken = call_ms(call) * len(STEPS) / share
+            yield {"dtype": str(dtype), "instead": name, "ours, ms": ours, "theirs, ms": taken, "ratio": taken / ours}
+            if not DRY:
+                torch.cuda.empty_cache()
 
-    def symbols() -> Tensor:
+
+def competitors(w: Tensor) -> Iterator[tuple[str, Callable[[], Any], float]]:
+    """Name, one step, and on what share of the weights."""
+
+    def symbols(w: Tensor) -> Tensor:
         return torch.round(w.float() * 200).to(torch.int32).add_(1 << 12).clamp_(0, 1 << 13)
 
-    found: dict[str, tuple[Callable[[], Any], int]] = {
-        "torch.histc": (lambda: torch.histc(w.float(), 8192, -1, 1), w.nbytes),
-        "round + torch.bincount": (lambda: torch.bincount(symbols()), w.nbytes),
-        "round + torch.unique": (lambda: torch.unique(symbols(), return_counts=True), w.nbytes),
-    }
+    part = w[: max(1, len(w) // 10)]  # sorting all at once takes more memory than there is
+    yield "torch.histc, 8192 bins", lambda: torch.histc(w.float(), 8192, -1, 1), 1
+    yield "round + torch.bincount", lambda: torch.bincount(symbols(w)), 1
+    yield "round + torch.unique", lambda: torch.unique(symbols(part), return_counts=True), len(part) / len(w)
+    if DRY:
+        return
     try:
         import cupy
     except ImportError:
-        return found
-    if DRY:
-        return found
-    array = cupy.from_dlpack(w.float())
-    return {**found, "cupy.histogram": (lambda: cupy.histogram(array, 8192, (-1, 1)), w.nbytes)}
+        return
+    yield "cupy.histogram, 8192 bins", lambda: cupy.histogram(cupy.from_dlpack(w.float()), 8192, (-1, 1)), 1
+    yield "round + cupy.bincount", lambda: cupy.bincount(cupy.from_dlpack(symbols(w)), minlength=8193), 1
 
 
-def grouped() -> dict[str, float]:
-    """A checkpoint of many tensors: one launch for all, and all their rates."""
+def grouped() -> Iterator[dict[str, Any]]:
+    """A checkpoint of many tensors: one launch for all against one tensor of the same size, and all their rates."""
     generator = torch.Generator().manual_seed(0)
     exponents = torch.rand(TENSORS, generator=generator) * (1 if DRY else 4.7) + 3
-    tensors = [torch.randn(int(10**e), device=DEVICE).bfloat16() * 0.02 for e in exponents.tolist()]
-    histogram = dispatch.fine_histogram(tensors, backend="triton")
-    total = sum(t.numel() for t in tensors)
-    one_launch = median(lambda: dispatch.fine_histogram(tensors, backend="triton"))
-    launches = median(lambda: [dispatch.fine_histogram([t], backend="triton") for t in tensors])
-    reduction = median(lambda: histogram.rates(STEPS))
-    return {
-        "tensors": TENSORS,
-        "weights": total,
-        "one launch, ms": 1e3 * one_launch,
-        "a launch each, ms": 1e3 * launches,
-        "rates of all at all steps, ms": 1e3 * reduction,
-        "checkpoint, GB/s": 2 * total / (one_launch + reduction) / 1e9,
-    }
+    programs, shared = selftest.programs(DEVICE), selftest.counters_in(DEVICE)[0]
+    for dtype in DTYPES[:: 2 if len(DTYPES) > 1 else 1]:
+        tensors = [(torch.randn(int(10**e), device=DEVICE) * 0.02).to(dtype) for e in exponents.tolist()]
+        total = sum(t.numel() for t in tensors)
+        one = [(torch.randn(total, device=DEVICE) * 0.02).to(dtype)]
+        bases = torch.full((TENSORS,), reference.DEFAULT_BASE, dtype=torch.int32, device=DEVICE)
+        histogram = dispatch.fine_histogram(tensors, "triton")
+        times = [
+            kernel_ms(lambda t=t, b=bases: fine_histogram.fine_histogram(t, b[: len(t)], programs, shared))
+            for t in (tensors, one)
+        ]
+        yield {
+            "dtype": str(dtype),
+            "tensors": TENSORS,
+            "weights": total,
+            "one launch for all, kernel ms": times[0],
+            "one tensor of that size, kernel ms": times[1],
+            "ratio": times[0] / times[1],
+            "one launch for all, call ms": call_ms(lambda t=tensors: dispatch.fine_histogram(t, "triton")),
+            "one tensor of that size, call ms": call_ms(lambda t=one: dispatch.fine_histogram(t, "triton")),
+            "rates of all at all steps, ms": call_ms(lambda h=histogram: h.rates(STEPS)),
+            "moments of all, ms": call_ms(lambda t=tensors: dispatch.moments(t, "triton")),
+        }
 
 
-def spectra_and_regulariser() -> dict[str, float]:
-    """Singular values of tall and square matrices, and what the training penalty adds to a step."""
-    matrices = [torch.randn(MATRIX * r, MATRIX, device=DEVICE) for r in (1, 2, 2, 8)]
-    model = torch.nn.Sequential(*(torch.nn.Linear(MATRIX, MATRIX, bias=False) for _ in range(4))).to(DEVICE)
-    x = torch.randn(64, MATRIX, device=DEVICE)
-    penalty = SpectralEntropyRegularizer(weight=0.1)
+def check() -> Iterator[tuple[str, Any]]:
+    """Sections in order; without correct counts there is nothing after the first."""
+    import gpu_whole
 
-    def step(extra: bool) -> None:
-        loss = model(x).square().mean()
-        (loss + penalty(model) if extra else loss).backward()
-
-    return {
-        "ours, ms": 1e3 * median(lambda: dispatch.singular_values(matrices)),
-        "torch.linalg.svdvals, ms": 1e3 * median(lambda: [torch.linalg.svdvals(m) for m in matrices]),
-        "training step, ms": 1e3 * median(lambda: step(False)),
-        "training step with penalty, ms": 1e3 * median(lambda: step(True)),
-    }
-
-
-def check() -> dict[str, Any]:
-    start = time.perf_counter()
-    backend = dispatch.choose_backend(DEVICE, "triton")
-    found: dict[str, Any] = {
-        "device": "cpu, interpreted" if DRY else torch.cuda.get_device_name(),
-        "versions": package_versions(("torch", "triton", "numpy", "cupy")),
-        "cuda": torch.version.cuda,
-        "backend": backend._asdict(),
-        "correct": correct(),
-    }
-    if not all(found["correct"].values()):
-        return found
-    found["limits"] = limits()
-    found["kernels"] = list(kernels(found["limits"]["read, GB/s"]))
-    found["grouped"] = grouped()
-    found["spectra and regulariser"] = spectra_and_regulariser()
-    if not DRY:
-        found["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
-    return {**found, "seconds": time.perf_counter() - start}
+    yield "device", "cpu, interpreted" if DRY else torch.cuda.get_device_name()
+    yield "versions", package_versions(("torch", "triton", "numpy", "cupy"))
+    yield "cuda", torch.version.cuda
+    yield "processors", os.cpu_count()
+    yield "backend", dispatch.choose_backend(DEVICE, "triton")._asdict()
+    found = correct()
+    yield "correct", found
+    if not all(found.values()):
+        return
+    ceilings = limits()
+    yield "limits", ceilings
+    yield "sixteen steps", list(sixteen_steps())
+    yield "grouped", list(grouped())
+    yield "kernels", list(kernels(ceilings["copy, GB/s"]))
+    yield "analyze", gpu_whole.analysing(DEVICE, DRY)
+    yield "regulariser", gpu_whole.regularising(DEVICE, DRY)
+    yield "search", gpu_whole.searching(DEVICE, DRY)
 
 
 def main() -> int:
@@ -197,12 +237,16 @@ def main() -> int:
     parser.parse_args()
     if not DRY and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --dry runs the same code in the interpreter")
-    found = check()
-    text = json.dumps(found, indent=1, ensure_ascii=False)
-    print(text)
-    if not DRY:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{found['device'].replace(' ', '-').lower()}.json").write_text(text + "\n")
+    start, found = time.perf_counter(), {}
+    for name, section in check():
+        found |= {name: section, "seconds": round(time.perf_counter() - start, 1)}
+        print(f"{found['seconds']:6.1f} s  {name}", file=sys.stderr, flush=True)
+        if not DRY:  # after each section: what is measured is not lost
+            torch.cuda.empty_cache()
+            RESULTS.mkdir(exist_ok=True)
+            name = found["device"].replace(" ", "-").lower()
+            (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(found, indent=1, ensure_ascii=False))
     return 0 if all(found["correct"].values()) else 1
 
 

@@ -108,6 +108,16 @@ def quantize(
 
     steps: float32 on the same device; one (axis −1), one per row (0) or one per column (1).
     """
+    dequantized, counts, errors = launch(weights, steps, axis, write, programs, shared)
+    counts = counts.cpu()
+    histogram = QuantizedHistogram(counts[: reference.LEVELS], errors.sum().item(), int(counts[reference.LEVELS]))
+    return dequantized, histogram
+
+
+def launch(
+    weights: Tensor, steps: Tensor, axis: int, write: bool, programs: int, shared: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same without waiting: ŵ, counts (COUNTERS,) int64 and each program's part of the squared error, float64."""
     n, device = weights.numel(), weights.device
     if axis >= 0 and weights.shape[1] >= LONGEST:
         raise ValueError(f"rows of {weights.shape[1]} weights with steps of their own: at most {LONGEST - 1}")
@@ -135,6 +145,4 @@ def quantize(
         num_warps=WARPS,
         enable_fp_fusion=False,
     )
-    counts = counts.cpu()
-    histogram = QuantizedHistogram(counts[: reference.LEVELS], errors.sum().item(), int(counts[reference.LEVELS]))
-    return dequantized, histogram
+    return dequantized, counts, errors

@@ -9,21 +9,23 @@ docs/regularizer.md says what it costs and when it helps.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from statistics import mean
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import KolmogramError
-from .spectral_entropy import Quadratic, batches_by_shape, quadratics, spectra
+from .spectral_entropy import Quadratics, batches, quadratics, spectra
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 _Result = TypeVar("_Result")
+_Solved = tuple[Tensor, list[Tensor]]  # H (b,) and dH/dW of each matrix of a batch
 
 
 def _eager(function: _Function) -> _Function:
@@ -65,8 +67,8 @@ class SpectralEntropyRegularizer:
         self._power = power
         self._reduction = reduction
         self._calls = 0
-        self._kept: dict[str, Quadratic] = {}
-        self._last: dict[str, Tensor] = {}  # entropies
+        self._kept: list[tuple[list[str], Quadratics]] = []
+        self._last: list[tuple[list[str], Tensor]] = []  # entropies
 
     @_eager
     def __call__(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
@@ -75,18 +77,19 @@ class SpectralEntropyRegularizer:
         Without gradients (`torch.no_grad()`) it is exact and does not count as a call.
         """
         weights = self._select(model)
-        if self.every == 1 or not torch.is_grad_enabled():
-            solved = self._solve(weights)
-        else:
-            if self._calls % self.every == 0 or self._kept.keys() != weights.keys():
-                self._kept = self._approximate(weights)
-            solved = _evaluate(self._kept, weights)
-        self._calls += torch.is_grad_enabled()
-        self._last = solved.entropies
-        dtype = torch.promote_types(torch.float32, next(iter(weights.values())).dtype)
-        total = torch.stack(list(solved.entropies.values())).sum().to(dtype)
-        total = _KnownGradient.apply(total, list(solved.gradients.values()), *map(weights.get, solved.gradients))
-        return total * (self.weight / (len(weights) if self._reduction == "mean" else 1))
+        counts = torch.is_grad_enabled()
+        some = next(iter(weights.values()))
+        self._last, gradients = [], {}
+        with torch.no_grad(), _without_autocast(some.device.type):
+            for names, (entropies, slopes) in self._solve(weights, exact=self.every == 1 or not counts):
+                self._last.append((names, entropies))
+                for name, slope in zip(names, slopes, strict=True):
+                    gradients[name] = _part(slope, like=weights[name])
+        self._calls += counts
+        scale = self.weight / (len(weights) if self._reduction == "mean" else 1)
+        dtype = torch.promote_types(torch.float32, some.dtype)
+        total = torch.cat([entropies for _, entropies in self._last]).sum(dtype=dtype)
+        return _KnownGradient.apply(total, scale, list(gradients.values()), *map(weights.get, gradients))
 
     def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
         """Add the penalty's gradient to `.grad`, for training loops whose loss cannot be changed; returns the penalty.
@@ -102,7 +105,7 @@ class SpectralEntropyRegularizer:
     @property
     def entropies(self) -> dict[str, float]:
         """H of every matrix at the last call, in nats; costs nothing, since it is there."""
-        return {name: entropy.item() for name, entropy in self._last.items()}
+        return {name: value for names, values in self._last for name, value in zip(names, values.tolist(), strict=True)}
 
     @property
     def effective_ranks(self) -> dict[str, float]:
@@ -115,12 +118,12 @@ class SpectralEntropyRegularizer:
         return {"spectral_entropy": mean(self.entropies.values()), "effective_rank": mean(ranks)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What `every` > 1 needs to go on after a restart as if there had been none: a count and tensors by name."""
-        return {"calls": self._calls, "kept": {name: vars(quadratic) for name, quadratic in self._kept.items()}}
+        """What `every` > 1 needs to go on after a restart as if there had been none: a count, names and tensors."""
+        return {"calls": self._calls, "kept": [{"names": names, **vars(kept)} for names, kept in self._kept]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._calls = state["calls"]
-        self._kept = {name: Quadratic(**tensors) for name, tensors in state["kept"].items()}
+        self._kept = [(kept["names"], Quadratics(kept["metrics"], kept["constants"])) for kept in state["kept"]]
 
     def _select(self, model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = {
@@ -136,70 +139,41 @@ class SpectralEntropyRegularizer:
             raise KolmogramError("SpectralEntropyRegularizer: no matrix to regularise; look at include= and exclude=")
         return weights
 
-    def _solve(self, weights: Mapping[str, Tensor]) -> "_Solved":
-        """Every matrix exactly."""
-        solved = _Solved({}, {})
-        for names, (entropies, gradients) in _in_batches(weights, lambda batch: spectra(batch, self._power)):
-            for name, entropy, gradient in zip(names, entropies, gradients, strict=True):
-                solved.note(name, entropy, gradient, weights[name])
-        return solved
-
-    def _approximate(self, weights: Mapping[str, Tensor]) -> dict[str, Quadratic]:
-        """What stands for each matrix from now on."""
-        found: dict[str, Quadratic] = {}
-        for names, kept in _in_batches(weights, lambda batch: quadratics(batch, self._power)):
-            found |= dict(zip(names, kept, strict=True))
-        return found
+    def _solve(self, weights: Mapping[str, Tensor], *, exact: bool) -> Iterator[tuple[list[str], _Solved]]:
+        """Names, H and dH/dW of one batch of matrices at a time; a decomposition, or what stands for it."""
+        if exact:
+            return _decomposed(weights, lambda batch: spectra(batch, self._power))
+        if self._calls % self.every == 0 or {name for names, _ in self._kept for name in names} != weights.keys():
+            self._kept = list(_decomposed(weights, lambda batch: quadratics(batch, self._power)))
+        return ((names, kept([_matrix(weights[name]) for name in names])) for names, kept in self._kept)
 
 
-class _Solved(NamedTuple):
-    """H and dH/dW of every matrix by its name, the gradient laid out like its weight."""
-
-    entropies: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-
-    def note(self, name: str, entropy: Tensor, gradient: Tensor, weight: Tensor) -> None:
-        """Add one matrix."""
-        self.entropies[name] = entropy
-        self.gradients[name] = _part(gradient.reshape(weight.shape), like=weight)
-
-
-@torch.no_grad()
-def _in_batches(
+def _decomposed(
     weights: Mapping[str, Tensor], solve: Callable[[list[Tensor]], _Result]
 ) -> Iterator[tuple[list[str], _Result]]:
     """Names and result of each batch of matrices, gathered one batch at a time."""
     names = list(weights)
-    for batch in batches_by_shape([(len(w), w.numel() // len(w)) for w in weights.values()]):
+    for batch in batches(list(weights.values())):
         members = [names[i] for i in batch]
         try:
-            yield members, solve([_whole(weights[name]).flatten(1) for name in members])
+            yield members, solve([_matrix(weights[name]) for name in members])
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
-            which = " or ".join(members)
+            which = " or ".join([name for name in members if not _matrix(weights[name]).isfinite().all()] or members)
             raise KolmogramError(f"SpectralEntropyRegularizer: NaN or infinite weights in {which}") from None
-
-
-@torch.no_grad()
-def _evaluate(kept: Mapping[str, Quadratic], weights: Mapping[str, Tensor]) -> _Solved:
-    """Every matrix by what stands for it, gathered one at a time."""
-    solved = _Solved({}, {})
-    for name, weight in weights.items():
-        solved.note(name, *kept[name](_whole(weight).flatten(1)), weight)
-    return solved
 
 
 class _KnownGradient(torch.autograd.Function):
     """A scalar together with its gradients, which were computed along with it."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *weights: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return value.clone()
+    def forward(ctx: Any, total: Tensor, scale: float, gradients: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.scale, ctx.gradients = scale, gradients
+        return total * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, *(upstream * g for g in ctx.gradients)
+        return None, None, None, *_scaled(ctx.gradients, upstream * ctx.scale)
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -211,14 +185,16 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter
 
 
-def _whole(weight: Tensor) -> Tensor:
-    """The full tensor; of a sharded one (a DTensor of FSDP2), gathered from all ranks."""
+def _matrix(weight: Tensor) -> Tensor:
+    """All of a weight as (out, in·k); of a sharded one (a DTensor of FSDP2), gathered from all ranks."""
     gather = getattr(weight, "full_tensor", None)
-    return (gather() if gather else weight).detach()
+    return (gather() if gather else weight).flatten(1)
 
 
 def _part(gradient: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a gradient that every rank knows in full."""
+    """A matrix's gradient in the shape of its weight; of a sharded one, this rank's part of it."""
+    if like.ndim > 2:
+        gradient = gradient.reshape(like.shape)
     if not hasattr(like, "full_tensor"):
         return gradient
     from torch.distributed.tensor import DTensor, Replicate  # 0.7 s that only sharded training needs
@@ -226,3 +202,16 @@ def _part(gradient: Tensor, like: Tensor) -> Tensor:
     assert isinstance(like, DTensor)
     whole = DTensor.from_local(gradient, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)
     return whole.redistribute(placements=like.placements)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Products in the dtype of their factors."""
+    autocast = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if autocast else nullcontext()
+
+
+def _scaled(gradients: list[Tensor], factor: Tensor) -> Sequence[Tensor]:
+    """Each times a scalar: in one launch on a GPU, where sharded gradients cannot take part."""
+    if any(hasattr(gradient, "full_tensor") for gradient in gradients):
+        return [factor * gradient for gradient in gradients]
+    return torch._foreach_mul(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]

@@ -20,9 +20,11 @@ stays exact, all-zero and rank-one matrices have H = 0 and gradient 0, and nothi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...kernels.spectra import eigh
 
@@ -33,60 +35,67 @@ _CAP = 0.1  # of the mean singular value
 
 
 @dataclass(frozen=True)
-class Quadratic:
-    """H of one matrix (m, n) or (n, m), m ≤ n, near the weights it was made at: ½⟨W, M W⟩ + `constant`, in nats."""
+class Quadratics:
+    """H of matrices (m, n) or (n, m), m ≤ n, near the weights they were made at: ½⟨W, M W⟩ + `constants`, in nats."""
 
-    metric: Tensor  # M (m, m), in float32 or wider
-    constant: Tensor  # () in M's dtype: an addition that changes types costs as much as a small product
+    metrics: list[Tensor]  # M (b, m, m) of each b matrices of one shape, in float32 or wider
+    constants: Tensor  # one for every matrix, in float64
 
-    def __call__(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """H () in M's dtype, and dH/dW in the matrix's shape and dtype."""
-        weights = matrix.to(self.metric.dtype)
-        gradient = weights @ self.metric if matrix.shape[0] > matrix.shape[1] else self.metric @ weights
-        entropy = self.constant.add(gradient.flatten().dot(weights.flatten()), alpha=0.5)
-        return entropy, _narrow(gradient, matrix.dtype)
+    def __call__(self, matrices: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """H float64 of every matrix, and dH/dW in its shape and dtype; as many as made it, in the same order."""
+        products, gradients = [], []
+        for stack, metrics in zip(_stacks(matrices), self.metrics, strict=True):
+            weights = stack.to(metrics.dtype)
+            tall = weights.shape[1] > weights.shape[2]
+            slopes = torch.bmm(weights, metrics) if tall else torch.bmm(metrics, weights)
+            gradients += _narrow(slopes, stack.dtype).unbind()
+            products.append(_inner(slopes, weights))
+        return self.constants.add(torch.cat(products), alpha=0.5), gradients
 
 
-def batches_by_shape(shapes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Indices of matrices that can be solved together: one shape up to transposition, up to 4 M elements."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, (m, n) in enumerate(shapes):
-        groups.setdefault((min(m, n), max(m, n)), []).append(i)
-    for (m, n), members in groups.items():
-        size = max(1, _BATCH_ELEMENTS // max(1, m * n))
-        yield from (members[start : start + size] for start in range(0, len(members), size))
+def batches(weights: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Indices of weights (m, …) that are solved together, equal shapes one after the other, up to 4 M elements."""
+    groups: dict[tuple[int, int, torch.dtype], list[int]] = {}
+    for i, weight in enumerate(weights):
+        groups.setdefault(_kind(weight), []).append(i)
+    batch, elements = [], 0
+    for i in chain.from_iterable(groups.values()):
+        elements += weights[i].numel()
+        if batch and elements > _BATCH_ELEMENTS:
+            yield batch
+            batch, elements = [], weights[i].numel()
+        batch.append(i)
+    yield batch
 
 
 def spectra(matrices: Sequence[Tensor], power: int = 1) -> tuple[Tensor, list[Tensor]]:
-    """H (b,) float64 and dH/dW, in each one's shape and dtype, of matrices (m, n) or (n, m) of one batch.
+    """H (b,) float64 and dH/dW, in each one's shape and dtype, of matrices (m, n) or (n, m).
 
     Gradients that overflow a narrower dtype, such as float16, are cut to its largest number. Raises
     torch.linalg.LinAlgError if a matrix is not finite.
     """
-    solved = _solve(_stack(matrices), power)
-    slopes = torch.where(solved.sigma > 0, solved.slopes(solved.sigma), 0) / solved.largest
-    gradients = solved.basis.mT @ (solved.rows * slopes[:, :, None])
-    return solved.entropies, [
-        _narrow(gradient.mT if matrix.shape[0] > matrix.shape[1] else gradient, matrix.dtype)
-        for gradient, matrix in zip(gradients, matrices, strict=True)
-    ]
+    stacks, gradients = _stacks(matrices), []
+    solved = _solve(stacks, power)
+    for stack, found in zip(stacks, solved, strict=True):
+        slopes = found.slopes(found.sigma).masked_fill(found.sigma == 0, 0) / found.largest
+        wide = torch.bmm(found.basis.mT, found.rows * slopes[:, :, None])
+        gradients += _narrow(wide if wide.shape == stack.shape else wide.mT, stack.dtype).unbind()
+    return torch.cat([found.entropies for found in solved]), gradients
 
 
-def quadratics(matrices: Sequence[Tensor], power: int = 1) -> list[Quadratic]:
-    """What stands for H near the matrices (m, n) or (n, m) of one batch; raises like `spectra`.
+def quadratics(matrices: Sequence[Tensor], power: int = 1) -> Quadratics:
+    """What stands for H near matrices (m, n) or (n, m); raises like `spectra`.
 
     M grows as 1/σ₁² and is cut to what float32 holds, so that float32 matrices below 10⁻¹⁵ are pulled too weakly.
     """
-    solved = _solve(_stack(matrices), power)
-    cap = _CAP * solved.sigma.mean(1, keepdim=True)
-    slopes = torch.where(cap > 0, solved.slopes(torch.maximum(solved.sigma, cap)), 0)
-    metrics = solved.basis.mT @ (solved.basis * (slopes / solved.largest**2)[:, :, None])
-    constants = solved.entropies - 0.5 * (slopes * solved.sigma**2).sum(1)
-    dtypes = [torch.promote_types(torch.float32, matrix.dtype) for matrix in matrices]
-    return [
-        Quadratic(_narrow(metric, dtype), constant.to(dtype))
-        for dtype, metric, constant in zip(dtypes, metrics, constants, strict=True)
-    ]
+    stacks, metrics, constants = _stacks(matrices), [], []
+    for stack, found in zip(stacks, _solve(stacks, power), strict=True):
+        cap = _CAP * found.sigma.mean(1, keepdim=True)
+        slopes = found.slopes(torch.maximum(found.sigma, cap)).masked_fill(cap == 0, 0)
+        metric = torch.bmm(found.basis.mT, found.basis * (slopes / found.largest**2)[:, :, None])
+        metrics.append(_narrow(metric, torch.promote_types(torch.float32, stack.dtype)))
+        constants.append(torch.sub(found.entropies, (slopes * found.sigma**2).sum(1), alpha=0.5))
+    return Quadratics(metrics, torch.cat(constants))
 
 
 @dataclass(frozen=True)
@@ -97,31 +106,48 @@ class _Solved:
     rows: Tensor
     sigma: Tensor
     largest: Tensor
+    total: Tensor  # Σ(σ/σ₁)ᵏ (b, 1)
     entropies: Tensor
     power: int
 
     def slopes(self, sigma: Tensor) -> Tensor:
         """dH/dσᵢ / σᵢ (b, m), in units of 1/σ₁², as it would be if σᵢ/σ₁ were `sigma`; meaningless at 0."""
-        total = (self.sigma**self.power).sum(1, keepdim=True).clamp_min(_ZERO)
-        surprise = (sigma**self.power / total).log() + self.entropies[:, None]
-        return -self.power * sigma ** (self.power - 2) * surprise / total
+        surprise = (sigma**self.power / self.total).log() + self.entropies[:, None]
+        return -self.power * sigma ** (self.power - 2) * surprise / self.total
 
 
-def _solve(stack: Tensor, power: int) -> _Solved:
-    eigenvalues, vectors = eigh(stack @ stack.mT)
-    largest = eigenvalues[:, -1:].clamp_min(0).sqrt()
-    largest = torch.where(largest > _ZERO, largest, 1)
-    rows = (vectors.mT / largest[:, :, None]) @ stack
-    sigma = torch.linalg.vector_norm(rows, dim=2)
-    sigma = torch.where(sigma > _RESOLUTION, sigma, 0)
+def _solve(stacks: Sequence[Tensor], power: int) -> list[_Solved]:
+    """Every stack (b, m, n) or (b, n, m), m ≤ n, their eigenproblems all at once."""
+    wide = [(s.mT if s.shape[1] > s.shape[2] else s).to(torch.float64) for s in stacks]
+    found = eigh([torch.bmm(stack, stack.mT) for stack in wide])
+    return [_solved(stack, *pair, power) for stack, pair in zip(wide, found, strict=True)]
+
+
+def _solved(stack: Tensor, eigenvalues: Tensor, vectors: Tensor, power: int) -> _Solved:
+    """From the Gram matrices' eigenvalues (b, m), ascending, and eigenvectors (b, m, m)."""
+    largest = functional.threshold(eigenvalues[:, -1:], _ZERO**2, 1).sqrt()
+    rows = torch.bmm(vectors.mT / largest[:, :, None], stack)
+    sigma = functional.threshold(torch.linalg.vector_norm(rows, dim=2), _RESOLUTION, 0)
     mass = sigma**power
-    p = mass / mass.sum(1, keepdim=True).clamp_min(_ZERO)
-    return _Solved(vectors.mT, rows, sigma, largest, -torch.xlogy(p, p).sum(1), power)
+    total = mass.sum(1, keepdim=True).clamp_min(_ZERO)
+    return _Solved(vectors.mT, rows, sigma, largest, total, torch.special.entr(mass / total).sum(1), power)
 
 
-def _stack(matrices: Sequence[Tensor]) -> Tensor:
-    """Float64 (b, m, n), m ≤ n."""
-    return torch.stack([(m.mT if m.shape[0] > m.shape[1] else m).to(torch.float64) for m in matrices])
+def _kind(weight: Tensor) -> tuple[int, int, torch.dtype]:
+    return len(weight), weight.numel() // len(weight), weight.dtype
+
+
+def _stacks(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Neighbours that are alike as (b, m, n); a matrix alone is not copied."""
+    groups = [list(group) for _, group in groupby(matrices, _kind)]
+    return [torch.stack(group) if len(group) > 1 else group[0][None] for group in groups]
+
+
+def _inner(gradients: Tensor, stack: Tensor) -> Tensor:
+    """⟨dH/dW, W⟩ (b,); uses up a stack of several, which is a copy that nobody needs any more."""
+    if len(stack) == 1:
+        return gradients.flatten().dot(stack.flatten())[None]
+    return stack.mul_(gradients).sum((1, 2))
 
 
 def _narrow(gradient: Tensor, dtype: torch.dtype) -> Tensor:

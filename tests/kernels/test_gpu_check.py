@@ -15,5 +15,9 @@ def test_dry_run():
     assert found["backend"]["name"] == "triton"
     assert found["correct"]
     assert all(found["correct"].values())
-    assert {row["operation"] for row in found["kernels"]} >= {"fine_histogram", "quantize_histogram", "torch.histc"}
-    assert found["grouped"]["tensors"] == 3
+    assert {row["operation"] for row in found["kernels"]} >= {"fine_histogram", "moments", "quantize_dequantize"}
+    assert {row["instead"] for row in found["sixteen steps"]} >= {"torch.histc, 8192 bins", "round + torch.unique"}
+    assert found["grouped"][0]["tensors"] == 3
+    assert found["analyze"]["weights"] > 0
+    assert found["regulariser"].keys() == {"the paper's network"}
+    assert found["search"]["cpu, bytes"]

@@ -1,11 +1,13 @@
 """Values and gradients against float64 autograd through svdvals, on the matrices that break it or us."""
 
+import copy
 import math
 
 import pytest
 import torch
 from kolmogram.engine.training import spectral_entropy as module
-from kolmogram.engine.training.spectral_entropy import batches_by_shape, quadratics, spectra
+from kolmogram.engine.training.spectral_entropy import batches, quadratics, spectra
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def entropy_by_svd(matrix, power):
@@ -84,7 +86,7 @@ DEGENERATE = {
 def test_degenerate_matrices_are_finite(name, power):
     weight, entropy = DEGENERATE[name]
     (exact,), (gradient,) = spectra([weight], power)
-    approximate, approximate_gradient = quadratics([weight], power)[0](weight)
+    (approximate,), (approximate_gradient,) = quadratics([weight], power)([weight])
     for value, slope in ((exact, gradient), (approximate, approximate_gradient)):
         assert value == pytest.approx(entropy, abs=1e-6)
         assert slope.abs().max() * weight.abs().max() < 1e-5  # a maximum or a minimum
@@ -114,23 +116,60 @@ def test_scale_does_not_matter():
     assert abs((gradient * weight).sum()) < 1e-10 * gradient.norm() * weight.norm()
 
 
-def test_batches_equal_single_matrices(monkeypatch):
-    weights = [torch.randn(shape) for shape in [(5, 7), (7, 5), (5, 7), (6, 6), (5, 7), (7, 5)]]
-    shapes = [tuple(w.shape) for w in weights]
-    monkeypatch.setattr(module, "_BATCH_ELEMENTS", 3 * 35)
-    batches = list(batches_by_shape(shapes))
-    assert batches == [[0, 1, 2], [4, 5], [3]]
-    for batch in batches:
-        entropies, gradients = spectra([weights[i] for i in batch])
-        for i, entropy, gradient in zip(batch, entropies, gradients, strict=True):
-            single, (single_gradient,) = spectra([weights[i]])
-            assert entropy == pytest.approx(single[0].item(), rel=1e-12)
-            assert gradient.shape == weights[i].shape
-            torch.testing.assert_close(gradient, single_gradient)
+MIXED = [(5, 7), (7, 5), (5, 7), (6, 6), (5, 7), (7, 5)]
 
 
-def test_large_matrices_go_alone():
-    assert list(batches_by_shape([(4096, 4096)] * 3)) == [[0], [1], [2]]
+def mixed():
+    """Several of some shapes, one of another, one of another dtype."""
+    return [*(torch.randn(shape) for shape in MIXED), torch.randn(5, 7, dtype=torch.float64)]
+
+
+def test_batches_have_equal_shapes_together_and_are_limited(monkeypatch):
+    assert list(batches(mixed())) == [[0, 2, 4, 1, 5, 3, 6]]
+    monkeypatch.setattr(module, "_BATCH_ELEMENTS", 2 * 35 + 36)
+    assert list(batches(mixed())) == [[0, 2, 4], [1, 5, 3], [6]]
+    monkeypatch.setattr(module, "_BATCH_ELEMENTS", 10)
+    assert list(batches(mixed())) == [[i] for i in (0, 2, 4, 1, 5, 3, 6)]
+
+
+@pytest.mark.parametrize("order", [[0, 2, 4, 1, 5, 3, 6], range(7)], ids=["stacked", "as they come"])
+@pytest.mark.parametrize("solve", [spectra, lambda given: quadratics(given)(given)], ids=["spectra", "quadratics"])
+def test_together_equals_one_by_one(solve, order):
+    weights = mixed()
+    weights = [weights[i] for i in order]
+    before = copy.deepcopy(weights)
+    entropies, gradients = solve(weights)
+    for weight, entropy, gradient, unchanged in zip(weights, entropies, gradients, before, strict=True):
+        (single,), (single_gradient,) = solve([weight])
+        assert entropy == pytest.approx(single.item(), rel=1e-6)
+        assert (gradient.shape, gradient.dtype) == (weight.shape, weight.dtype)
+        torch.testing.assert_close(gradient, single_gradient)
+        assert torch.equal(weight, unchanged)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is launched: no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_matrices_of_a_shape_take_no_more_operations_and_one_alone_is_not_copied():
+    counts = []
+    for number in (2, 9):
+        weights = [torch.randn(6, 8) for _ in range(number)]
+        quadratic = quadratics(weights)
+        with Operations() as operations:
+            quadratic(weights)
+        counts.append(operations.count)
+    assert counts[0] == counts[1] <= 6
+    (stack,) = module._stacks([weights[0]])
+    assert stack.data_ptr() == weights[0].data_ptr()
 
 
 @pytest.mark.parametrize("power", [1, 2])
@@ -138,7 +177,7 @@ def test_large_matrices_go_alone():
 def test_the_quadratic_has_the_value_of_the_weights_it_was_made_at(name, power):
     weight = MATRICES[name]().float()
     (expected,), _ = spectra([weight], power)
-    entropy, gradient = quadratics([weight], power)[0](weight)
+    (entropy,), (gradient,) = quadratics([weight], power)([weight])
     assert entropy.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     assert (gradient.dtype, gradient.shape) == (torch.float32, weight.shape)
     assert gradient.isfinite().all()
@@ -152,8 +191,8 @@ SPREAD = [3.0, 2.0, 2.0, 1.0, 0.5, 0.3]  # none below a tenth of the mean
 def test_the_quadratics_gradient_is_exact_where_no_value_is_small(shape, power):
     weight = with_spectrum(SPREAD, *shape)
     _, (expected,) = spectra([weight], power)
-    torch.testing.assert_close(quadratics([weight], power)[0](weight)[1], expected)
-    single = quadratics([weight.float()], power)[0](weight.float())[1]
+    torch.testing.assert_close(quadratics([weight], power)([weight])[1], [expected])
+    (single,) = quadratics([weight.float()], power)([weight.float()])[1]
     assert (single - expected).norm() < 1e-5 * expected.norm()
 
 
@@ -164,7 +203,7 @@ def test_a_small_value_is_pulled_in_proportion_to_its_size(power):
     for smallest in (1e-3, 1e-5):
         weight = torch.diag(torch.tensor([*SPREAD, smallest], dtype=torch.float64))
         _, exact = spectra([weight], power)
-        _, gradient = quadratics([weight], power)[0](weight)
+        _, (gradient,) = quadratics([weight], power)([weight])
         torch.testing.assert_close(gradient[:6, :6], exact[0][:6, :6])
         cap = weight.diagonal().mean() / 10
         mass = weight.diagonal() ** power
@@ -177,10 +216,10 @@ def test_a_small_value_is_pulled_in_proportion_to_its_size(power):
 
 
 def test_the_quadratics_gradient_is_that_of_its_value():
-    quadratic = quadratics([torch.randn(20, 30, dtype=torch.float64)])[0]
+    quadratic = quadratics([torch.randn(20, 30, dtype=torch.float64)])
     weight, direction = torch.randn(2, 20, 30, dtype=torch.float64)
-    _, gradient = quadratic(weight)
-    above, below = quadratic(weight + direction)[0], quadratic(weight - direction)[0]
+    _, (gradient,) = quadratic([weight])
+    above, below = quadratic([weight + direction])[0], quadratic([weight - direction])[0]
     assert (above - below).item() / 2 == pytest.approx((gradient * direction).sum().item())
 
 
@@ -190,7 +229,7 @@ def drifted(distance):
     weight, direction = with_spectrum(SPREAD, 6, 10), torch.randn(6, 10, dtype=torch.float64)
     there = weight + distance * direction
     (exact,), (exact_gradient,) = spectra([there])
-    entropy, gradient = quadratics([weight])[0](there)
+    (entropy,), (gradient,) = quadratics([weight])([there])
     return abs(entropy - exact).item(), ((gradient - exact_gradient).norm() / exact_gradient.norm()).item()
 
 
@@ -203,10 +242,10 @@ def test_drift_changes_the_value_in_second_order_and_the_gradient_in_first():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_quadratics_of_narrow_weights_are_kept_in_float32(dtype):
     weight = with_spectrum(SPREAD, 6, 10).to(dtype)
-    quadratic = quadratics([weight])[0]
-    entropy, gradient = quadratic(weight)
+    quadratic = quadratics([weight])
+    (entropy,), (gradient,) = quadratic([weight])
     (expected,), (exact,) = spectra([weight])
-    assert quadratic.metric.dtype == torch.float32
+    assert quadratic.metrics[0].dtype == torch.float32
     assert entropy.item() == pytest.approx(expected.item(), abs=1e-6)
     assert gradient.dtype == dtype
     torch.testing.assert_close(gradient, exact, rtol=torch.finfo(dtype).eps, atol=1e-4)
@@ -215,17 +254,11 @@ def test_quadratics_of_narrow_weights_are_kept_in_float32(dtype):
 def test_minuscule_weights_have_finite_quadratics():
     """M grows as 1/σ₁²; it is cut to what float32 holds."""
     weight = torch.randn(20, 30) * 1e-30
-    quadratic = quadratics([weight])[0]
-    entropy, gradient = quadratic(weight)
-    assert quadratic.metric.isfinite().all()
+    quadratic = quadratics([weight])
+    (entropy,), (gradient,) = quadratic([weight])
+    assert quadratic.metrics[0].isfinite().all()
     assert gradient.isfinite().all()
     assert entropy.item() == pytest.approx(spectra([weight])[0].item(), rel=1e-5)
-
-
-def test_a_batch_of_quadratics_equals_single_ones():
-    weights = [torch.randn(5, 7), torch.randn(7, 5)]
-    for weight, quadratic in zip(weights, quadratics(weights), strict=True):
-        torch.testing.assert_close(quadratic(weight), quadratics([weight])[0](weight))
 
 
 def test_infinite_weights_raise():
