@@ -119,6 +119,13 @@ def _steps(
             optimizer.step()
             optimizer.zero_grad()
 
+    def adding(penalty: SpectralEntropyRegularizer, count: int) -> None:
+        for _ in range(count):
+            loss().backward()
+            penalty.add_gradient(penalised)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+
     few = device.type == "cpu"
     plain = 1e3 * seconds(lambda: steps(None, 1 if few else 16), device) / (1 if few else 16)
     found = {"plain, ms": plain}
@@ -127,6 +134,10 @@ def _steps(
         count = max(k, 1 if few else 4)
         taken = 1e3 * seconds(lambda p=penalty, c=count: steps(p, c), device) / count
         found |= {f"every={k}, ms": taken, f"every={k}, added": taken / plain - 1}
+        if k > 1:
+            penalty = SpectralEntropyRegularizer(0.1, every=k)
+            taken = 1e3 * seconds(lambda p=penalty, c=count: adding(p, c), device) / count
+            found |= {f"every={k}, add_gradient, ms": taken, f"every={k}, add_gradient, added": taken / plain - 1}
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .checkpoints import Unread
 
 PIECE_BYTES = 32 * 2**20  # each costs 0.2 ms of Python
-THREADS = min(8, os.cpu_count() or 1)  # one alone copies a seventh of what a GPU takes
+THREADS = min(12, os.cpu_count() or 1)  # one alone copies a seventh of what a GPU takes
 
 Item = TypeVar("Item")
 Named = tuple[str, Tensor]

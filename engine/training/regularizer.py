@@ -77,7 +77,25 @@ class SpectralEntropyRegularizer:
         Without gradients (`torch.no_grad()`) it is exact and does not count as a call.
         """
         weights = self._select(model)
-        counts = torch.is_grad_enabled()
+        total, scale, gradients = self._measure(weights, counts=torch.is_grad_enabled())
+        return _KnownGradient.apply(total, scale, list(gradients.values()), *map(weights.get, gradients))
+
+    def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
+        """Add the penalty's gradient to `.grad`, for training loops whose loss cannot be changed; returns the penalty.
+
+        Call it once per optimiser step, between backward and step. Gradients must not be scaled (fp16) at that time. On
+        a GPU it is also the faster way: one launch adds all gradients, where backward takes one for each.
+        """
+        weights = self._select(model)
+        total, scale, gradients = self._measure(weights, counts=True)
+        present = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+        _add_scaled(list(present.values()), [gradients[name] for name in present], scale)
+        for name in gradients.keys() - present.keys():
+            weights[name].grad = gradients[name] * scale
+        return total * scale
+
+    def _measure(self, weights: Mapping[str, Tensor], *, counts: bool) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """ΣH over matrices, what it is to be multiplied by, and dH/dW by name; exact if it does not count as a call."""
         some = next(iter(weights.values()))
         self._last, gradients = [], {}
         with torch.no_grad(), _without_autocast(some.device.type):
@@ -89,18 +107,7 @@ class SpectralEntropyRegularizer:
         scale = self.weight / (len(weights) if self._reduction == "mean" else 1)
         dtype = torch.promote_types(torch.float32, some.dtype)
         total = torch.cat([entropies for _, entropies in self._last]).sum(dtype=dtype)
-        return _KnownGradient.apply(total, scale, list(gradients.values()), *map(weights.get, gradients))
-
-    def add_gradient(self, model: nn.Module | Mapping[str, Tensor]) -> Tensor:
-        """Add the penalty's gradient to `.grad`, for training loops whose loss cannot be changed; returns the penalty.
-
-        Call it once per optimiser step, between backward and step. Gradients must not be scaled (fp16) at that time.
-        """
-        weights = self._select(model)
-        value = self(model)
-        for weight, gradient in zip(weights.values(), torch.autograd.grad(value, list(weights.values())), strict=True):
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        return value.detach()
+        return total, scale, gradients
 
     @property
     def entropies(self) -> dict[str, float]:
@@ -195,7 +202,7 @@ def _part(gradient: Tensor, like: Tensor) -> Tensor:
     """A matrix's gradient in the shape of its weight; of a sharded one, this rank's part of it."""
     if like.ndim > 2:
         gradient = gradient.reshape(like.shape)
-    if not hasattr(like, "full_tensor"):
+    if not _is_sharded(like):
         return gradient
     from torch.distributed.tensor import DTensor, Replicate  # 0.7 s that only sharded training needs
 
@@ -212,6 +219,19 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
 
 def _scaled(gradients: list[Tensor], factor: Tensor) -> Sequence[Tensor]:
     """Each times a scalar: in one launch on a GPU, where sharded gradients cannot take part."""
-    if any(hasattr(gradient, "full_tensor") for gradient in gradients):
+    if any(map(_is_sharded, gradients)):
         return [factor * gradient for gradient in gradients]
     return torch._foreach_mul(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _add_scaled(sums: list[Tensor], gradients: list[Tensor], factor: float) -> None:
+    """Add each times a number, likewise."""
+    if any(map(_is_sharded, gradients)):
+        for sum_, gradient in zip(sums, gradients, strict=True):
+            sum_.add_(gradient, alpha=factor)
+    elif sums:
+        torch._foreach_add_(sums, gradients, alpha=factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")

@@ -226,6 +226,24 @@ def test_autocast_leaves_the_spectra_exact(model, tokens, every):
         assert torch.equal(gradients(model)[name], gradient)
 
 
+@pytest.mark.parametrize("every", [1, 4])
+def test_adding_the_gradient_is_backward_without_the_graph(model, every):
+    twin = copy.deepcopy(model)
+    for network in (model, twin):
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        network.conv.weight.grad = None  # as before the first backward
+    penalty = SpectralEntropyRegularizer(0.3, every=every)(model)
+    penalty.backward()
+    added = SpectralEntropyRegularizer(0.3, every=every).add_gradient(twin)
+    assert added.item() == penalty.item()
+    assert not added.requires_grad
+    mine, theirs = gradients(model), gradients(twin)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.allclose(mine[name], theirs[name], rtol=1e-6, atol=1e-7)  # 1 + s·g rounds once or twice
+
+
 def test_loss_scaling_scales_the_gradient(model):
     (gradient,) = torch.autograd.grad(SpectralEntropyRegularizer()(model), model.conv.weight)
     scaled = torch.amp.GradScaler("cpu", init_scale=1024.0).scale(SpectralEntropyRegularizer()(model))
