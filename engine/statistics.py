@@ -10,16 +10,13 @@ from torch import Tensor
 from ..analyzers import RELATIVE_STEPS, TensorStatistics
 from ..analyzers.spectrum import as_matrix
 from ..kernels import dispatch
-from .checkpoints import Unread
-from .streaming import streamed
+from .streaming import Source, streamed
 
 GROUP_BYTES, STREAMED_GROUP_BYTES = 32 * 2**20, 256 * 2**20
 """Tensors go to the kernels in groups of about this size, so that small ones share launches."""
 
 STREAMED = ("cuda",)
 """Types of device whose next groups are read while one is measured: they have their own memory, and work alone."""
-
-Source = Tensor | Unread
 
 
 def measurable(tensor: Source) -> bool:

@@ -7,10 +7,10 @@ that has arrived or is about to, and one whose pieces are being read.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from .checkpoints import Unread
 PIECE_BYTES = 32 * 2**20  # each costs 0.2 ms of Python
 THREADS = min(12, os.cpu_count() or 1)  # one alone copies a seventh of what a GPU takes
 
+ALIGNMENT = 256  # bytes, of a tensor in a group: as what torch gives out on a GPU
+
 Item = TypeVar("Item")
+Source = Tensor | Unread
 Named = tuple[str, Tensor]
 
 
-def streamed(groups: Iterable[list[tuple[str, Tensor | Unread]]], device: torch.device) -> Iterator[list[Named]]:
+def streamed(groups: Iterable[list[tuple[str, Source]]], device: torch.device) -> Iterator[list[Named]]:
     """The same groups with their tensors on the device; while one is in use, the next two are on their way."""
     return ahead(_arriving(groups, device))
 
@@ -41,12 +44,12 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
             del item
 
 
-def _arriving(groups: Iterable[list[tuple[str, Tensor | Unread]]], device: torch.device) -> Iterator[list[Named]]:
+def _arriving(groups: Iterable[list[tuple[str, Source]]], device: torch.device) -> Iterator[list[Named]]:
     """Each group when all of it is there, and the next has been sent for."""
     with Upload(device) as upload:
         before: tuple[list[Named], Callable[[], None]] | None = None
         for group in groups:
-            sent = [(name, upload(source)) for name, source in group], upload.arrival()
+            sent = upload(group), upload.arrival()
             if before:
                 before[1]()
                 yield before[0]
@@ -54,6 +57,14 @@ def _arriving(groups: Iterable[list[tuple[str, Tensor | Unread]]], device: torch
         if before:
             before[1]()
             yield before[0]
+
+
+class Part(NamedTuple):
+    """A tensor's place among the bytes of a group, and what reads its bytes from an offset on."""
+
+    begin: int
+    end: int
+    fill: Callable[[int, memoryview], None]
 
 
 class Upload:
@@ -74,20 +85,28 @@ class Upload:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def __call__(self, source: Tensor | Unread) -> Tensor:
-        """Where the tensor is going to be on the device, contiguous; of one that is there already, itself."""
-        if isinstance(source, Tensor) and source.device.type != "cpu":
-            return source.to(self._device)
+    def __call__(self, group: Sequence[tuple[str, Source]]) -> list[Named]:
+        """Where the tensors are going to be on the device, contiguous; those that are there already, themselves.
+
+        The others lie one behind the other, so that many small ones go in one piece.
+        """
         # Memory of this stream's own: elsewhere kernels that still run might read what is given out again.
         with self._streams.stream(self._stream):
-            target = torch.empty(tuple(source.shape), dtype=source.dtype, device=self._device)
-        if isinstance(source, Tensor) and source.is_contiguous() and source.is_pinned():
-            with self._streams.stream(self._stream):
-                return target.copy_(source, non_blocking=True)
-        fill = source.fill if isinstance(source, Unread) and source.is_plain else _copier(source)
-        for start, place in enumerate(_bytes(target).split(self._piece_bytes) if target.numel() else ()):
-            self._sent.append(self._threads.submit(self._send, partial(fill, start * self._piece_bytes), place))
-        return target
+            direct = {name: self._direct(source) for name, source in group}
+            indirect = {name: source for name, source in group if direct[name] is None}
+            ends = list(accumulate(-(-source.nbytes // ALIGNMENT) * ALIGNMENT for source in indirect.values()))
+            place = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, device=self._device)
+        found, parts = {}, []
+        for (name, source), begin in zip(indirect.items(), [0, *ends], strict=False):
+            end = begin + source.nbytes
+            found[name] = place[begin:end].view(source.dtype).view(tuple(source.shape))
+            fill = source.fill if isinstance(source, Unread) and source.is_plain else _copier(source)
+            parts.append(Part(begin, end, fill))
+        for begin in range(0, len(place), self._piece_bytes):
+            piece = place[begin : begin + self._piece_bytes]
+            inside = [part for part in parts if part.begin < begin + len(piece) and begin < part.end]
+            self._sent.append(self._threads.submit(self._send, piece, begin, inside))
+        return [(name, found[name] if (there := direct[name]) is None else there) for name, _ in group]
 
     def arrival(self) -> Callable[[], None]:
         """What waits until all that was sent for so far is there; raises what went wrong on the way."""
@@ -96,12 +115,19 @@ class Upload:
         def wait() -> None:
             for future in sent:
                 future.result()
-            # A thread's pieces go one after the other, on one stream: this event comes after all of them.
             last = self._streams.Event()
             last.record(self._stream)
             last.synchronize()
 
         return wait
+
+    def _direct(self, source: Source) -> Tensor | None:
+        """A tensor that needs no buffer: it is on a device, or in pinned memory."""
+        if not isinstance(source, Tensor):
+            return None
+        if source.device.type != "cpu" or (source.is_contiguous() and source.is_pinned()):
+            return source.to(self._device, non_blocking=True)
+        return None
 
     def _prepare(self) -> None:
         """A thread's own buffer, and what says that it is free; all that the thread sends goes on the one stream."""
@@ -109,24 +135,23 @@ class Upload:
         self._own.free = self._streams.Event()
         self._streams.stream(self._stream).__enter__()
 
-    def _send(self, fill: Callable[[memoryview], None], place: Tensor) -> None:
-        """One piece, through this thread's buffer, once that is free."""
+    def _send(self, piece: Tensor, begin: int, parts: Sequence[Part]) -> None:
+        """The bytes of a group from `begin` on, through this thread's buffer, once that is free."""
         self._own.free.synchronize()
-        piece = self._own.buffer[: len(place)]
-        fill(piece.numpy().data)
-        place.copy_(piece, non_blocking=True)
+        buffer = self._own.buffer[: len(piece)]
+        memory = buffer.numpy().data
+        for part in parts:
+            first, end = max(part.begin, begin), min(part.end, begin + len(piece))
+            part.fill(first - part.begin, memory[first - begin : end - begin])
+        piece.copy_(buffer, non_blocking=True)
         self._own.free.record(self._stream)
 
 
-def _copier(source: Tensor | Unread) -> Callable[[int, memoryview], None]:
+def _copier(source: Source) -> Callable[[int, memoryview], None]:
     """What copies the tensor's bytes from an offset on."""
-    data = _bytes((source if isinstance(source, Tensor) else source.read()).contiguous()).numpy()
+    data = (source if isinstance(source, Tensor) else source.read()).contiguous().reshape(-1).view(torch.uint8).numpy()
 
     def fill(offset: int, buffer: memoryview) -> None:
         np.copyto(np.frombuffer(buffer, np.uint8), data[offset : offset + len(buffer)])  # one thread, without the GIL
 
     return fill
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import kolmogram
 import pytest
@@ -228,7 +229,7 @@ def test_provenance_says_how(run, tmp_path):
     assert found["backend_reason"]
     assert found["measures"] == ["norms"]
     assert found["epsilons"] == [0.5]
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"] == version("torch")
     assert "floor" in found["rounding"]
 
 

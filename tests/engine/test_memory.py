@@ -1,4 +1,4 @@
-"""Peak memory of `analyze` without a task: at most twice the largest tensor as float32, plus 500 MB for all else."""
+"""Peak memory of `analyze` on a CPU, without a task: twice the largest tensor as float32, and 500 MB besides, at most."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def peak():  # of this process alone: ru_maxrss would start at the parent's
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 for path in sys.argv[1:]:
-    table = analyze(path, out=path + ".out")
+    table = analyze(path, out=path + ".out", device="cpu")
     assert table["status"] == ["ok"], table["status"]
     print(peak())
 """

@@ -19,7 +19,7 @@ GLOBAL_ADD = {
     ("3.7.1", "sm_90"): "REDG.E.ADD.64.STRONG.GPU",
 }
 SLOW_IN_HOT_LOOP = ("MEMBAR", "ERRBAR", "BAR", "ATOMG", "RED", "LDL", "STL", "CCTL")
-REGISTERS = {"fine_histogram": 32, "quantize": 64, "rates": 224, "moments": 128, "exact_rates": 200}
+REGISTERS = {"fine_histogram": 32, "quantize": 64, "rates": 224, "moments": 128, "exact_rates": 224}
 SHARED_BYTES = {"fine_histogram": 33_792, "quantize": 33_920, "rates": 2_048, "moments": 2_048, "exact_rates": 33_920}
 FLUSHES = {"fine_histogram": 8, "quantize": 16}  # of one thread: 8192 counters among 1024 or 512
 
