@@ -1,4 +1,4 @@
-"""Peak memory of `analyze` on a CPU, without a task: twice the largest tensor as float32, and 500 MB besides, at most."""
+"""Peak memory of `analyze` on a CPU, without a task: twice the largest tensor as float32 and 500 MB more, at most."""
 
 import subprocess
 import sys

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from kolmogram import SpectralEntropyRegularizer
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,10 +39,11 @@ def as_ddp(model):
 
 
 def as_fsdp(model):
+    mesh = init_device_mesh("cpu", (2,))  # by default it would be of a GPU where there is one
     for layer in model:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer)
-    return fully_shard(model)
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def check_equals_one_process(wrap, order, rank, x):
