@@ -61,8 +61,8 @@ def analyze(
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    loaded = load_task(task, run) if task is None or isinstance(task, str) else task
     device = _device(device)
+    loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
     backend = choose_backend(device)
     settings = Settings(
         measures=_known(measures),
@@ -107,7 +107,7 @@ class Job(NamedTuple):
 
 def _start(run: Run, settings: Settings, task: Any) -> Callable[[Job], Outcome]:
     """The function that does jobs in this process, with the task made here unless it came as an object."""
-    task = load_task(task, run) if task is None or isinstance(task, str) else task
+    task = load_task(task, run, settings.device) if task is None or isinstance(task, str) else task
     return lambda job: measure_checkpoint(run[job.number], job.work, settings, task)
 
 

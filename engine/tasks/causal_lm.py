@@ -35,14 +35,15 @@ class CausalLMTask(Task):
     exchangeable = False
 
     def __init__(self, model: nn.Module, tokens: Tensor, *, batch_size: int = 8) -> None:
-        self._model = model.eval()
+        self.device = tokens.device
+        self._model = model.to(self.device).eval()
         self._tokens = tokens
         self._batch_size = batch_size
         self.num_examples = tokens[:, 1:].numel()
         self.num_classes = int(model.config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     @classmethod
-    def from_run(cls, run: "Run", text: str) -> "CausalLMTask":
+    def from_run(cls, run: "Run", text: str, device: torch.device | str = "cpu") -> "CausalLMTask":
         """The task of a run whose folder, or whose first checkpoint's folder, holds a transformers config.json."""
         if not text:
             raise TaskError("task causal-lm needs a text: write causal-lm:FILE.txt")
@@ -65,7 +66,7 @@ class CausalLMTask(Task):
         if block < 2:
             raise TaskError(f"{path}: {len(tokens)} tokens are too few for a next-token loss")
         blocks = tokens[: len(tokens) // block * block].view(-1, block)
-        return cls(model, blocks)
+        return cls(model, blocks.to(device))
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         return self.per_example_loss(params).mean()

@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 _DEFAULT_NAME = "task"
 
 
-def load_task(spec: str | None, run: "Run") -> Task | None:
+def load_task(spec: str | None, run: "Run", device: str = "cpu") -> Task | None:
     """The task that `spec` names: "file.py[:NAME]", "pkg.module[:NAME]", "modular", or "causal-lm:FILE.txt".
 
     NAME (default `task`) is a function without arguments that returns an object with a `loss(params)` method. Without a
-    spec the run's config.json decides: a run written by `kolmogram train` brings its own task, any other has none.
+    spec the run's config.json decides: a run written by `kolmogram train` brings its own task, any other has none. The
+    data of the built-in ones go to `device`.
     """
     if spec is None:
         spec = (run.config or {}).get("task")
-        return ModularTask.from_config(run.config, run.path) if spec == "modular" else None
+        return ModularTask.from_config(run.config, run.path, device) if spec == "modular" else None
     where, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
     if where == "modular":
-        return ModularTask.from_config(run.config, run.path)
+        return ModularTask.from_config(run.config, run.path, device)
     if where == "causal-lm":
-        return CausalLMTask.from_run(run, name)
+        return CausalLMTask.from_run(run, name, device)
     module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     return _call(module, name or _DEFAULT_NAME, where)
 

@@ -111,14 +111,16 @@ class ModularTask(Task):
         self.num_classes = modulus
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None, where: Path | str) -> "ModularTask":
+    def from_config(
+        cls, config: Mapping[str, Any] | None, where: Path | str, device: torch.device | str = "cpu"
+    ) -> "ModularTask":
         """The task of a run from its config.json; `where` names the run in errors."""
         keys = ("operation", "modulus", "architecture", "layers", "train_fraction", "seed")
         if missing := [key for key in keys if key not in (config or {})]:
             raise TaskError(f"{where}: config.json does not describe a modular run, it lacks {', '.join(missing)}")
         assert config is not None
         try:
-            return cls(**{key: config[key] for key in keys}, width=config.get("width", WIDTH))
+            return cls(**{key: config[key] for key in keys}, width=config.get("width", WIDTH), device=device)
         except (TypeError, ValueError) as error:
             raise TaskError(f"{where}: config.json does not describe a modular run: {error}") from error
 

@@ -53,6 +53,8 @@ def test_a_run_that_brings_its_own_task(run):
     run.config = {"task": "modular", "train_fraction": 0.5, "seed": 0, **settings}
     assert isinstance(load_task(None, run), ModularTask)
     assert isinstance(load_task("modular", run), ModularTask)
+    elsewhere = load_task(None, run, "meta")
+    assert elsewhere.device == elsewhere.train.pairs.device == torch.device("meta")
 
 
 def test_no_task_is_not_an_error(run):
