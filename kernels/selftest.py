@@ -1,4 +1,4 @@
-"""Whether the Triton kernels may be used on a device: tried once, against torch.bincount, before their first use."""
+"""Whether the Triton kernels may be used on a device: tried once, against their definitions, before their first use."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from ..engine.errors import BackendError
 from . import reference
 
 KNOWN_TRITON = ("3.6.0", "3.7.1")  # whose machine code was read: see tests/kernels/test_aot.py
-SIZE = 1 << 20
+SIZE, SMALL = 1 << 20, 1 << 12  # weights it counts, and of a small tensor
 PROGRAMS_PER_PROCESSOR = 2
 
 
@@ -72,7 +72,7 @@ def _shared_doubt() -> str | None:
 
 def _miscount(device: torch.device, shared: bool) -> str | None:
     """What the kernels get wrong about a million weights, or None."""
-    from . import fine_histogram, quantize
+    from . import exact_rates, fine_histogram, moments, quantize
 
     generator = torch.Generator(device).manual_seed(0)
     weights = torch.randn(SIZE, device=device, generator=generator) * 0.02
@@ -89,6 +89,15 @@ def _miscount(device: torch.device, shared: bool) -> str | None:
             expected, counted = reference.quantize_dequantize(w, 0.003)
             if not torch.equal(histogram.counts, counted.counts) or not torch.equal(dequantized, expected):
                 return f"wrong symbols of {dtype}"
+            found, plain = moments.moments([w], programs(device))[0], reference.moments(w)
+            if found.count != plain.count or abs(found.std - plain.std) > 1e-9 * plain.std:
+                return f"wrong moments of {dtype}"
+            small = w[:SMALL]
+            exact = torch.cat(reference.rates(small, step.cpu())).flatten()
+            if shared and not torch.allclose(
+                exact_rates.exact_rates([small], step[None]).flatten().cpu(), exact, rtol=1e-9
+            ):
+                return f"wrong rates of {dtype}"
     except Exception as error:  # whatever a compiler or a driver throws, the safe path is next
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return None

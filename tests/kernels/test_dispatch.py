@@ -53,6 +53,19 @@ def test_failed_self_test_falls_to_the_safe_path_and_says_so(device, monkeypatch
         assert dispatch.choose_backend(device).name == "reference"
 
 
+@pytest.mark.parametrize("kernel", ["moments", "rates"])
+def test_the_self_test_looks_at_every_kernel(kernel, device, monkeypatch):
+    monkeypatch.setattr(selftest, "SIZE", 1 << 12)
+    monkeypatch.setattr("kolmogram.kernels.reference.quantize_dequantize", _as_the_interpreter_rounds(device))
+    assert selftest._miscount(device, shared=True) is None
+    if kernel == "moments":
+        wrong = reference.Moments(5, 0, 0.0, 1.0, 1.0, 1.0)
+        monkeypatch.setattr("kolmogram.kernels.moments.moments", lambda tensors, programs: [wrong])
+    else:
+        monkeypatch.setattr("kolmogram.kernels.exact_rates.exact_rates", lambda *_: torch.ones(1, 1, 4).double())
+    assert selftest._miscount(device, shared=True) == f"wrong {kernel} of torch.float32"
+
+
 def _as_the_interpreter_rounds(device):
     """The reference, but with the interpreter's cut from float32 to bfloat16 in place of rounding."""
     original = reference.quantize_dequantize
