@@ -32,12 +32,12 @@ from .tensor_coder import ALL_KINDS
 
 FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
 START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
-SWEEPS, PASSES = 10, 3  # for one ε, and the passes of refinement after each
-SHARE, FEWER_PASSES = 0.3, 2  # of the sweeps, for each of several ε
+SWEEPS, PASSES, DRAWS = 10, 3, 3  # for one ε: sweeps, passes of refinement after each, backward passes before each
+SHARE, FEWER_PASSES, FEWER_DRAWS = 0.3, 2, 1  # of the sweeps for each of several ε, and with these
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
-MEMORY = 0.9  # share of the curvature that a sweep keeps from the ones before
-FIRST_DRAWS, DRAWS = 4, 1  # backward passes at the start, and in a sweep
+MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
+FIRST_DRAWS = 8  # backward passes at the start
 START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
 
 
@@ -76,6 +76,7 @@ class Search:
         self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
+        self._draws = DRAWS
         self._empty = math.inf
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
@@ -89,6 +90,7 @@ class Search:
                 self._offer(best, state, left)
                 ascending = sorted(set(left) & best.keys())
                 share, passes = (SHARE, FEWER_PASSES) if len(ascending) > 1 else (1.0, PASSES)
+                self._draws = FEWER_DRAWS if len(ascending) > 1 else DRAWS
                 sweeps = math.ceil(share * (self.sweeps or SWEEPS))
                 for epsilon in ascending:
                     state = self._approach(state, epsilon, sweeps, passes, best, left)
@@ -208,7 +210,7 @@ class Search:
 
     def _look(self, state: State) -> Assembler:
         """An assembler under the curvature where a state stands."""
-        self._see(state.params, MEMORY, DRAWS)
+        self._see(state.params, MEMORY, self._draws)
         return self._assembler(state)
 
     def _note(self, state: State) -> None:
