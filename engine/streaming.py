@@ -92,21 +92,22 @@ class Upload:
         """
         # Memory of this stream's own: elsewhere kernels that still run might read what is given out again.
         with self._streams.stream(self._stream):
-            direct = {name: self._direct(source) for name, source in group}
-            indirect = {name: source for name, source in group if direct[name] is None}
-            ends = list(accumulate(-(-source.nbytes // ALIGNMENT) * ALIGNMENT for source in indirect.values()))
-            place = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, device=self._device)
-        found, parts = {}, []
-        for (name, source), begin in zip(indirect.items(), [0, *ends], strict=False):
-            end = begin + source.nbytes
-            found[name] = place[begin:end].view(source.dtype).view(tuple(source.shape))
-            fill = source.fill if isinstance(source, Unread) and source.is_plain else _copier(source)
-            parts.append(Part(begin, end, fill))
+            found = [self._direct(source) for _, source in group]
+            sizes = [source.nbytes if there is None else 0 for (_, source), there in zip(group, found, strict=True)]
+            begins = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+            place = torch.empty(begins[-1], dtype=torch.uint8, device=self._device)
+        parts = []
+        for i, (_, source) in enumerate(group):
+            if found[i] is None:
+                begin, end = begins[i], begins[i] + sizes[i]
+                found[i] = place[begin:end].view(source.dtype).view(tuple(source.shape))
+                fill = source.fill if isinstance(source, Unread) and source.is_plain else _copier(source)
+                parts.append(Part(begin, end, fill))
         for begin in range(0, len(place), self._piece_bytes):
             piece = place[begin : begin + self._piece_bytes]
             inside = [part for part in parts if part.begin < begin + len(piece) and begin < part.end]
             self._sent.append(self._threads.submit(self._send, piece, begin, inside))
-        return [(name, found[name] if (there := direct[name]) is None else there) for name, _ in group]
+        return [(name, tensor) for (name, _), tensor in zip(group, found, strict=True) if tensor is not None]
 
     def arrival(self) -> Callable[[], None]:
         """What waits until all that was sent for so far is there; raises what went wrong on the way."""

@@ -139,7 +139,7 @@ class Unread:
     @property
     def nbytes(self) -> int:
         """Its size in memory."""
-        return self.checkpoint.info(self.name).nbytes
+        return prod(self.shape) * self.dtype.itemsize
 
     @property
     def is_plain(self) -> bool:

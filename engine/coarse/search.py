@@ -76,7 +76,6 @@ class Search:
         self._fourier: dict[str, tuple[Basis, Basis]] = {}
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
-        self._draws = DRAWS
         self._empty = math.inf
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
