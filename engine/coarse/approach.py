@@ -1,7 +1,8 @@
 """The way to one ε: sweeps make the network coarser than ε allows, and refinement brings the loss back.
 
 At the same bytes, moving single integers takes back most of what coarse steps cost. So a sweep may overshoot ε, by as
-much as refinement has shown to make up for.
+much as refinement has shown to make up for. What is left is bought back with dear nats: a coarse network has found its
+structure, and to spend some bytes on it is cheaper than to come from a fine one. So is the way to a smaller ε.
 """
 
 import math
@@ -24,9 +25,12 @@ SMALLEST_CHANGE, LARGEST_CHANGE = 0.5, 1.6  # of the overshoot from sweep to swe
 AIM = 0.985  # share of what it may use that a sweep keeps below
 THOROUGH = 3  # one sweep in so many is thorough
 ENOUGH = 0.8  # rise in ε below which no refinement is needed before the next sweep
-TOO_FAR, BACK_OFF = 1.4, 0.8  # rise in ε from which there is no going on, and how much shorter the next overshoot is
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
 PRICE_FALLS, PRICE_RISES = 0.5, 1.4  # at most, from sweep to sweep and from pass to pass
+RETURNING, DEARER = 8, 1.5  # passes at most for a loss that has still to come back, each with dearer nats
+PATIENCE = 2  # of these in a row that bring nothing are the end
+BACK_OFF = 0.8  # how much shorter the next overshoot is after one that did not come back
+DESCENT = 0.2  # price of a nat at first on the way to a smaller ε, where scaling says 1
 POLISHING = 0.1  # price of a nat in the refinement at the end, where scaling says 1
 
 
@@ -46,7 +50,7 @@ class Approach:
     offer: Callable[[State], None]
 
     def run(self, state: State, sweeps: int, passes: int) -> Iterator[State]:
-        """The states after so many sweeps, with at most so many passes of refinement after each.
+        """The states after so many sweeps from a finer one, with at most so many passes of refinement after each.
 
         The end is as many passes again as there were sweeps.
         """
@@ -56,17 +60,30 @@ class Approach:
         smallest, assembler = state, None
         for number in range(sweeps):
             allowed = min(furthest * opening ** max(1 - (number + 1) / RAMP, 0.0), self.memory.overshoot)
-            assembler, astray = self.look(state), self._rise(state) > 1
+            assembler = self.look(state)
             state = self._sweep(state, assembler, allowed, number % THOROUGH == 0)
             if self._rise(state) > ENOUGH:
                 state = self._refine(state, assembler, allowed, furthest, passes)
             if self._better(state, smallest):
                 smallest = state
-            elif self._rise(state) > (1 if astray else TOO_FAR):  # sweeps and refinement leave it where it is
+            elif self._rise(state) > 1 >= self._rise(smallest):
                 state, self.memory.overshoot = smallest, max(BACK_OFF * self.memory.overshoot, 1.0)
             yield state
         if assembler is not None:
             self._polish(state, smallest, assembler, sweeps)
+
+    def descend(self, state: State, passes: int) -> State:
+        """The state brought back from a larger ε, with so many passes of refinement at the end if it has come back."""
+        self.memory.stiffnesses.clear()  # what resists where nats are cheap may give where they are dear
+        assembler = self.look(state)
+        state = self._return(state, assembler, DESCENT * self._scale(state))
+        if self.reaches(state):
+            state, _ = self._passes(state, assembler, POLISHING * self._scale(state), passes, 0.0)
+        return state
+
+    def reaches(self, state: State) -> bool:
+        """Whether the rise of a state is allowed."""
+        return self._rise(state) <= 1
 
     def _polish(self, state: State, smallest: State, assembler: Assembler, passes: int) -> None:
         """Refine for the last bytes: from a state that has still to come back, if it does, else from the smallest."""
@@ -107,24 +124,44 @@ class Approach:
         return state
 
     def _refine(self, state: State, assembler: Assembler, allowed: float, furthest: float, passes: int) -> State:
-        """Bring the loss back, and learn by how much the next sweep may overshoot."""
+        """Bring the loss back, and learn by how much the next sweep may overshoot.
+
+        What does not come back cheaply does so at a price, which is less than to go back to where it was.
+        """
         scale = self._scale(state)
         state, price = self._passes(state, assembler, self.memory.thrift * scale, passes, ENOUGH)
         self.memory.thrift = price / scale
         change = 1 / max(self._rise(state), 1e-3)
         self.memory.overshoot = allowed * min(max(change, SMALLEST_CHANGE), LARGEST_CHANGE)
         self.memory.overshoot = min(max(self.memory.overshoot, 1.0), furthest)
+        return self._return(state, assembler, price)
+
+    def _return(self, state: State, assembler: Assembler, price: float) -> State:
+        """Refine with ever dearer nats above ε, until the rise is allowed or nothing more comes of it."""
+        excess, idle = price, 0
+        for _ in range(RETURNING):
+            before = self._rise(state)
+            if before <= 1 or idle == PATIENCE:
+                break
+            excess *= DEARER
+            state = self._pass(state, assembler, price, excess - price)
+            idle = 0 if self._rise(state) < before else idle + 1
         return state
 
     def _passes(
         self, state: State, assembler: Assembler, price: float, passes: int, enough: float
     ) -> tuple[State, float]:
         """Refine so many times, or until less than `enough` ε is used; and the price, which falls while ε is left."""
-        limit = self.loss.original + AIM * self.epsilon
         for _ in range(passes):
-            state = Refinement(self.loss, self.weights, assembler, self.memory, price, limit).run(state)
-            self.offer(state)
+            state = self._pass(state, assembler, price)
             if self._rise(state) < enough:
                 break
             price *= min(max(self._rise(state) / AIM, PRICE_FALLS), 1.0)
         return state, price
+
+    def _pass(self, state: State, assembler: Assembler, price: float, excess: float = 0.0) -> State:
+        """One pass of refinement."""
+        limit = self.loss.original + AIM * self.epsilon
+        state = Refinement(self.loss, self.weights, assembler, self.memory, price, limit, excess).run(state)
+        self.offer(state)
+        return state

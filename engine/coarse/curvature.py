@@ -21,6 +21,7 @@ from ..codec.exact import FloatArray
 from ..codec.representation import matrix_shape
 from ..tasks import Task
 from .loss import part_of
+from .rounding import Array
 
 LARGEST_SIDE = 1024
 """Axes longer than this get a diagonal metric."""
@@ -32,8 +33,8 @@ class Curvature(NamedTuple):
     `rows` is A ([m, m] or [m], mean diagonal 1), `columns` is G ([n, n] or [n]).
     """
 
-    rows: FloatArray
-    columns: FloatArray
+    rows: Array
+    columns: Array
 
 
 class Moments(NamedTuple):
@@ -79,7 +80,7 @@ def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
     m, n = matrix_shape(shape)
     if found is None:
         return Curvature(np.ones(m), np.zeros(n))
-    a, g = found.rows.double().numpy(), found.columns.double().numpy()
+    a, g = found.rows.float().numpy(), found.columns.float().numpy()
     if n == 1:  # single coordinates are noisy: half of each comes from the mean of the vector
         a = 0.5 * a + 0.5 * a.mean()
     total = float(a.sum() if a.ndim == 1 else np.trace(a))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
     if subset is None or (task.num_examples or 0) < 1.5 * size:
         return task
     return subset(size, generator)
+
+
+class Slope(NamedTuple):
+    """How the loss changes with every tensor that it depends on; and the loss itself, if it is of all examples."""
+
+    loss: float | None
+    gradients: dict[str, Tensor]
 
 
 class Loss:
@@ -62,18 +70,15 @@ class Loss:
         """The loss on the part: the same examples at every call, so that differences mean something."""
         return self._value(self._part, params)
 
-    def gradients(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Its gradient on the part, of every tensor that it depends on."""
-        return self._gradients(self._part, params)[1]
-
-    def slope(self, params: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-        """The loss on most examples, and its gradients less those of the original on the same examples.
+    def slope(self, params: Mapping[str, Tensor]) -> Slope:
+        """The slope on most examples: its gradients are less those of the original on the same examples.
 
         So the original is a point of rest: what further training would make of it is no part of the slope.
         """
         task, trend = self._followed
         value, gradients = self._gradients(task, params)
-        return value, {name: g - trend[name] if name in trend else g for name, g in gradients.items()}
+        gradients = {name: g - trend[name] if name in trend else g for name, g in gradients.items()}
+        return Slope(value if task is self.task else None, gradients)
 
     @lazy
     def _followed(self) -> tuple[Task, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from ..codec.arithmetic import IntArray
 from ..codec.exact import FloatArray
 from ..codec.representation import nearest_step, step_size
 from .rate import row_bits
-from .rounding import Metric, round_matrix
+from .rounding import Array, Metric, round_matrix
 
 _Map = Callable[[np.ndarray], np.ndarray]
 
@@ -49,7 +49,7 @@ def decompose(weights: FloatArray, rows: Metric, columns: Metric) -> Decompositi
     return Decomposition(unhalf(u), s, unhalf_columns(v.T).T)
 
 
-def _root(metric: FloatArray) -> tuple[_Map, _Map]:
+def _root(metric: Array) -> tuple[_Map, _Map]:
     """For a metric M = L Lᵀ ([n, n], or [n]) the maps x → Lᵀ x and x → L⁻ᵀ x."""
     if metric.ndim == 1:
         root = np.sqrt(metric)[:, None]
@@ -58,11 +58,11 @@ def _root(metric: FloatArray) -> tuple[_Map, _Map]:
     return lambda x: lower.T @ x, lambda x: np.linalg.solve(lower.T, x)
 
 
-def _apply(metric: FloatArray, matrix: FloatArray) -> FloatArray:
+def _apply(metric: Array, matrix: FloatArray) -> FloatArray:
     return metric[:, None] * matrix if metric.ndim == 1 else metric @ matrix
 
 
-def _solve(sides: FloatArray, metric: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _solve(sides: FloatArray, metric: Array, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The Gram matrix [r, r] of `sides` ([r, k]) in the metric, and the other sides [r, n].
 
     These are the ones that fit `weights` ([k, n]) best.
@@ -117,7 +117,7 @@ def factorise(
 
 
 def _worthwhile(
-    left: IntArray, right: IntArray, gram: FloatArray, columns: FloatArray, size: float, slope: float
+    left: IntArray, right: IntArray, gram: FloatArray, columns: Array, size: float, slope: float
 ) -> np.ndarray:
     """Which components lower the distortion, given that the others would be refitted, by more than their bits cost."""
     conditional = 1 / np.maximum(

@@ -33,5 +33,14 @@ class Pass:
         return to_tensor(candidate.decoded, tuple(self.weights[name].shape), self.weights[name].dtype)
 
     def _finish(self, state: State) -> None:
-        """Ask for the loss on all examples."""
-        state.loss = self.loss(state.params) if self.loss.is_divided else state.part_loss
+        """Ask for the slope, and the loss on all examples."""
+        state.slope = self.loss.slope(state.params)
+        if state.slope.loss is not None:
+            state.loss = state.slope.loss
+        else:
+            state.loss = self.loss(state.params)
+
+    def _gradients(self, state: State) -> dict[str, Tensor]:
+        """The gradients where a state has stopped."""
+        state.slope = state.slope or self.loss.slope(state.params)
+        return state.slope.gradients

@@ -8,16 +8,15 @@ not pay is taken back.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from ...kernels.threads import with_one_blas_thread_each
-from ..codec.exact import FloatArray
 from ..codec.representation import OCTAVE, Kind, Representation, nearest_step, step_size
 from .passes import Pass
-from .rounding import Metric, round_matrix
+from .rounding import Array, Metric, round_matrix
 from .state import State
 from .tensor_coder import BITS_PER_NOISE, Candidate, View, recoded
 
@@ -27,19 +26,26 @@ PETTY = 5e-4  # share of all bytes below which a promise is not worth asking the
 SIDE_DAMPING = 0.1  # of the metric between the components of a factor code
 
 
+@dataclass
 class Refinement(Pass):
-    """A pass that moves the integers of tensors."""
+    """A pass that moves the integers of tensors.
+
+    Nats above the limit are dearer by `excess`, so that what is spent to come below it is spent on no more than that.
+    """
+
+    excess: float = 0.0
 
     def run(self, before: State) -> State:
         """The state with the integers of its tensors moved."""
         state = before.copy()
         limit = self._limit_on_part(state)
-        _, gradients = self.loss.slope(state.params)
+        gradients = self._gradients(before)
         names = [name for name, gradient in gradients.items() if gradient.isfinite().all() and self._moves(name, state)]
         # Converted here: torch called from several threads keeps a team of OpenMP threads for each, and all of them
         # sleep between operations, which doubles the time of every loss from then on.
-        arrays = {name: gradients[name].double().numpy() for name in names}
-        moved = with_one_blas_thread_each(lambda name: self._moved(name, state, arrays[name]), names)
+        arrays = {name: gradients[name].float().numpy() for name in names}
+        price = self.price + (self.excess if state.part_loss > limit else 0.0)
+        moved = with_one_blas_thread_each(lambda name: self._moved(name, state, arrays[name], price), names)
         for name, candidate in zip(names, moved, strict=True):
             paid = candidate is None or self._try(state, name, candidate, gradients[name], limit)
             stiffness = self.memory.stiffness(name) * (SOFTEN if paid else STIFFEN)
@@ -56,7 +62,7 @@ class Refinement(Pass):
             self.memory.stiffnesses[name] *= SOFTEN
         return not rigid
 
-    def _moved(self, name: str, state: State, gradient: FloatArray) -> Candidate | None:
+    def _moved(self, name: str, state: State, gradient: Array, price: float) -> Candidate | None:
         """A tensor's code with its integers where the gradient wants them, and its step; None if they are there."""
         old, stiffness = state.candidates[name], self.memory.stiffness(name)
         assert old.code.symbols is not None
@@ -67,7 +73,7 @@ class Refinement(Pass):
                 matrix = basis @ matrix if axis == 0 else matrix @ basis.T
         move = _direct if old.code.kind == Kind.DIRECT else _factors
         # ½ · stiffness · tr(Eᵀ A E G) nats for an error E: so much distortion is worth a bit
-        code = move(old.code, view, matrix / stiffness, 1 / (4 * self.price * stiffness))
+        code = move(old.code, view, matrix / stiffness, 1 / (4 * price * stiffness))
         assert code.symbols is not None
         same = code.step == old.code.step and np.array_equal(code.symbols, old.code.symbols)
         return None if same else recoded(old, code)
@@ -77,10 +83,13 @@ class Refinement(Pass):
         value = self._value(name, candidate)
         saved = (state.candidates[name].bits - candidate.bits) / 8
         slope = float((gradient * (value - state.params[name])).sum())
-        if saved - self.price * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
+        price = self.price + (self.excess if state.part_loss > limit else 0.0)
+        if saved - price * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
             return True
         loss = self.loss.on_part({**state.params, name: value})
-        if saved + self.price * (state.part_loss - loss) <= 0 or loss > max(limit, state.part_loss):
+        gained = self.price * (state.part_loss - loss)
+        gained += self.excess * (max(state.part_loss - limit, 0.0) - max(loss - limit, 0.0))
+        if saved + gained <= 0 or loss > max(limit, state.part_loss):
             return False
         if candidate.code.symbols is not None:
             coarser = (candidate.code.step - state.candidates[name].code.step) / OCTAVE
@@ -89,7 +98,7 @@ class Refinement(Pass):
         return True
 
 
-def _direct(code: Representation, view: View, gradient: FloatArray, slope: float) -> Representation:
+def _direct(code: Representation, view: View, gradient: Array, slope: float) -> Representation:
     """A direct code moved along a `gradient` ([m, n]) in its bases."""
     assert code.symbols is not None
     rows, columns = view.fitting
@@ -101,12 +110,12 @@ def _direct(code: Representation, view: View, gradient: FloatArray, slope: float
     return replace(code, step=step, offset=offset, symbols=symbols)
 
 
-def _factors(code: Representation, view: View, gradient: FloatArray, slope: float) -> Representation:
+def _factors(code: Representation, view: View, gradient: Array, slope: float) -> Representation:
     """A factor code Σ_i Δ/‖a_i‖ · a_i b_iᵀ, each side moved as if the other stayed."""
     assert code.symbols is not None
     rows, columns = view.fitting
     size, m = step_size(code.step), len(gradient)
-    left, right = (np.ascontiguousarray(side.T, np.float64) for side in (code.symbols[:m], code.symbols[m:]))
+    left, right = (np.ascontiguousarray(side.T, np.float32) for side in (code.symbols[:m], code.symbols[m:]))
     norms = np.sqrt(np.maximum((left * left).sum(1, keepdims=True), 1.0))
     unit, scaled = left / norms, right * (size / norms)
 
@@ -132,7 +141,7 @@ def _fitting_step(step: int, price: float, slope: float) -> int:
     return min(max(best, step - OCTAVE), step + OCTAVE)
 
 
-def _newton(gradient: FloatArray, rows: Metric, columns: Metric) -> FloatArray:
+def _newton(gradient: Array, rows: Metric, columns: Metric) -> Array:
     """The gradient ([m, n]) in the inverse metrics of its two sides."""
     across = columns.solve(np.ascontiguousarray(gradient.T))
     return np.ascontiguousarray(rows.solve(np.ascontiguousarray(across.T)))

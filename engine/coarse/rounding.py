@@ -18,6 +18,8 @@ from ..lazy import lazy
 from .rate import laplace_costs
 
 _TINY = 1e-30
+Array = NDArray[np.floating]
+"""Metrics and errors may be in float32; what is rounded is in float64, for steps may be fine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,26 +29,26 @@ class Metric:
     `damping` in mean diagonals.
     """
 
-    matrix: FloatArray
+    matrix: Array
     damping: float
 
     @lazy
-    def damped(self) -> FloatArray:
+    def damped(self) -> Array:
         """The matrix with its damping on the diagonal, same shape as `matrix`."""
         if self.matrix.ndim == 1:
             return self.matrix + self.damping * max(self.matrix.mean(), _TINY) + _TINY
         mean = max(float(np.trace(self.matrix)) / len(self.matrix), _TINY)
-        return self.matrix + np.eye(len(self.matrix)) * (self.damping * mean + _TINY)
+        return self.matrix + np.eye(len(self.matrix), dtype=self.matrix.dtype) * (self.damping * mean + _TINY)
 
     @lazy
-    def _inverse(self) -> FloatArray:
-        return np.divide(1, self.damped) if self.damped.ndim == 1 else np.linalg.inv(self.damped).astype(np.float64)
+    def _inverse(self) -> Array:
+        return np.divide(1, self.damped) if self.damped.ndim == 1 else np.linalg.inv(self.damped)
 
-    def times(self, matrix: FloatArray) -> FloatArray:
+    def times(self, matrix: Array) -> Array:
         """The damped metric times `matrix` ([n, k])."""
         return self.damped[:, None] * matrix if self.damped.ndim == 1 else self.damped @ matrix
 
-    def solve(self, matrix: FloatArray) -> FloatArray:
+    def solve(self, matrix: Array) -> Array:
         """The inverse of the damped metric times `matrix` ([n, k])."""
         return self._inverse[:, None] * matrix if self._inverse.ndim == 1 else self._inverse @ matrix
 
@@ -57,14 +59,14 @@ class Metric:
         return np.argsort(diagonal, kind="stable")
 
     @lazy
-    def factors(self) -> tuple[FloatArray, FloatArray]:
-        """Unit lower L ([n, n], or [0, 0] for a diagonal metric) and D ([n]) of the damped metric in `order`."""
+    def factors(self) -> tuple[Array, FloatArray]:
+        """Unit lower L ([n, n] float32, [0, 0] for a diagonal metric) and D ([n]) of the damped metric in `order`."""
         damped = self.damped
         if damped.ndim == 1:
-            return np.zeros((0, 0)), damped[self.order]
+            return np.zeros((0, 0), np.float32), damped[self.order].astype(np.float64)
         root = np.linalg.cholesky(damped[np.ix_(self.order, self.order)])
-        diagonal = np.diag(root).copy()
-        return np.ascontiguousarray(root / diagonal), diagonal * diagonal
+        diagonal = np.diag(root).astype(np.float64)
+        return np.ascontiguousarray(root / diagonal, np.float32), diagonal * diagonal
 
     @lazy
     def conditional(self) -> float:
@@ -75,19 +77,19 @@ class Metric:
 @njit(cache=True, fastmath=True, nogil=True)
 def _round(
     weights: FloatArray,
-    lower_rows: FloatArray,
+    lower_rows: Array,
     price_rows: FloatArray,
-    lower_columns: FloatArray,
+    lower_columns: Array,
     price_columns: FloatArray,
     step: FloatArray,
     slope: float,
     per_unit: FloatArray,
     symbols: FloatArray,
-    errors: FloatArray,
+    errors: Array,
 ) -> None:
     rows, columns = weights.shape
-    from_rows = np.zeros(columns)
-    from_columns = np.zeros(columns)
+    from_rows = np.zeros(columns, np.float32)
+    from_columns = np.zeros(columns, np.float32)
     for i in range(rows - 1, -1, -1):
         from_rows[:] = 0.0
         if lower_rows.size > 0:
@@ -112,7 +114,7 @@ def _round(
             if x < 0.0:
                 q = -q
             symbols[i, j] = q
-            errors[i, j] = weights[i, j] - q * size
+            errors[i, j] = np.float32(weights[i, j] - q * size)
             if lower_columns.size > 0:
                 fed = from_rows[j] + errors[i, j]
                 for k in range(j):
@@ -125,7 +127,7 @@ def round_matrix(weights: FloatArray, rows: Metric, columns: Metric, step: Float
     sorted_weights = _gathered(weights, order_rows, order_columns)
     sorted_step = step[order_rows]
     (lower_rows, price_rows), (lower_columns, price_columns) = rows.factors, columns.factors
-    symbols, errors = np.empty_like(sorted_weights), np.empty_like(sorted_weights)
+    symbols, errors = np.empty_like(sorted_weights), np.empty(sorted_weights.shape, np.float32)
     mean = _mean_magnitudes(sorted_weights, sorted_step)
     for _ in range(2 if slope > 0 else 1):
         per_unit = np.minimum(laplace_costs(np.maximum(mean, 0.02))[1], 6.0)

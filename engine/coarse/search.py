@@ -27,13 +27,16 @@ from .exactness import is_coarse
 from .loss import Loss
 from .memory import Memory
 from .placement import Placement
+from .route import route
 from .state import State
 from .tensor_coder import ALL_KINDS
 
 FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
 START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
-SWEEPS, PASSES, DRAWS = 10, 3, 3  # for one ε: sweeps, passes of refinement after each, backward passes before each
-SHARE, FEWER_PASSES, FEWER_DRAWS = 0.3, 2, 1  # of the sweeps for each of several ε, and with these
+SWEEPS, PASSES, DRAWS = 8, 3, 1  # to one ε: sweeps, passes of refinement after each, backward passes before each
+SHARE, FURTHER_SHARE = 0.75, 0.375  # of these sweeps for several ε: to the first station, on to each larger one
+FEWER_PASSES = 2  # on to a larger one
+BACK_SHARE = 0.5  # passes of refinement at the end of the way back to a smaller ε, as a share of the sweeps
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
 MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
@@ -77,24 +80,28 @@ class Search:
         self._moments: dict[str, Moments] = {}
         self._memory = Memory()
         self._empty = math.inf
+        self._best: dict[float, State | None] = {}
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
         """For each ε the smallest file found whose loss rises by at most ε."""
         found = self._nothing(epsilons)
-        left = [epsilon for epsilon in epsilons if epsilon not in found]
+        left = sorted({epsilon for epsilon in epsilons if epsilon not in found})
         if self.weights and left:
-            best: dict[float, State] = {}
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
-                state = self._start(START * min(left))
-                self._offer(best, state, left)
-                ascending = sorted(set(left) & best.keys())
-                share, passes = (SHARE, FEWER_PASSES) if len(ascending) > 1 else (1.0, PASSES)
-                self._draws = FEWER_DRAWS if len(ascending) > 1 else DRAWS
-                sweeps = math.ceil(share * (self.sweeps or SWEEPS))
-                for epsilon in ascending:
-                    state = self._approach(state, epsilon, sweeps, passes, best, left)
-            found |= {epsilon: self._write_state(state) for epsilon, state in best.items()}
+                self._trace(left)
+            found |= {epsilon: self._write_state(state) for epsilon in left if (state := self._best[epsilon])}
         return [found.get(epsilon) for epsilon in epsilons]
+
+    def _trace(self, asked: Sequence[float]) -> None:
+        """Go to the first station by sweeps; from there on to the larger ε, and back to the smaller."""
+        first, back, further = route(asked, self._empty)
+        self._best = dict.fromkeys([first, *back, *further])
+        state = self._approach(self._start(START * first), first, SHARE if len(asked) > 1 else 1.0, PASSES)
+        for epsilon in further:
+            self._approach(self._best[epsilon] or state, epsilon, FURTHER_SHARE, FEWER_PASSES)
+        state = self._best[first] or state
+        for epsilon in back:
+            state = self._descend(state, epsilon, epsilon in asked)
 
     def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""
@@ -184,32 +191,32 @@ class Search:
         params = assembler.params(assembly)
         return State(assembly.candidates, dict(levels), params, self.loss(params), self.loss.on_part(params))
 
-    def _approach(
-        self,
-        state: State,
-        epsilon: float,
-        sweeps: int,
-        passes: int,
-        best: dict[float, State],
-        epsilons: Sequence[float],
-    ) -> State:
-        """Go on to a larger ε."""
-        approach = Approach(
-            self.loss,
-            self.weights,
-            self._memory,
-            epsilon,
-            self._empty,
-            self._look,
-            lambda passed: self._offer(best, passed, epsilons),
-        )
-        for state in approach.run(state, sweeps, passes):  # noqa: B020 - each goes on from the last
+    def _approach(self, state: State, epsilon: float, share: float, passes: int) -> State:
+        """Go on from a finer network to an ε by that share of the sweeps."""
+        self._offer(state)
+        for state in self._to(epsilon).run(state, self._count(share), passes):  # noqa: B020 - each goes on from the last
             self._note(state)
         return state
 
+    def _descend(self, state: State, epsilon: float, asked: bool) -> State:
+        """Go back from a coarser network to an ε; if that fails one that was asked for, come from a finer one."""
+        approach = self._to(epsilon)
+        state = approach.descend(state, self._count(BACK_SHARE))
+        self._note(state)
+        if asked and not approach.reaches(state):
+            state = self._approach(self._best[epsilon] or self._start(START * epsilon), epsilon, FURTHER_SHARE, FEWER_PASSES)
+        return self._best[epsilon] or state
+
+    def _to(self, epsilon: float) -> Approach:
+        return Approach(self.loss, self.weights, self._memory, epsilon, self._empty, self._look, self._offer)
+
+    def _count(self, share: float) -> int:
+        """That share of the sweeps that one ε alone gets."""
+        return math.ceil(share * (self.sweeps or SWEEPS))
+
     def _look(self, state: State) -> Assembler:
         """An assembler under the curvature where a state stands."""
-        self._see(state.params, MEMORY, self._draws)
+        self._see(state.params, MEMORY, DRAWS)
         return self._assembler(state)
 
     def _note(self, state: State) -> None:
@@ -217,12 +224,12 @@ class Search:
         if self.progress is not None:
             self.progress(state.loss - self.loss.original)
 
-    def _offer(self, best: dict[float, State], state: State, epsilons: Sequence[float]) -> None:
+    def _offer(self, state: State) -> None:
         """Keep a state wherever it is the smallest that is feasible."""
-        for epsilon in epsilons:
+        for epsilon, best in self._best.items():
             feasible = state.loss <= self.loss.original + epsilon
-            if feasible and (epsilon not in best or state.estimated_bytes < best[epsilon].estimated_bytes):
-                best[epsilon] = state
+            if feasible and (best is None or state.estimated_bytes < best.estimated_bytes):
+                self._best[epsilon] = state
 
     def exact_point(self) -> Point:
         """The file that keeps every byte: what is left where nothing coarser is feasible."""

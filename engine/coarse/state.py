@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..codec.representation import Decoded, Kind
+from .loss import Slope
 from .tensor_coder import Candidate
 
 
@@ -19,9 +20,11 @@ class State:
     """On all examples, nats."""
     part_loss: float
     """On the part of them that decisions are taken on."""
+    slope: Slope | None = None
+    """Where the state has stopped."""
 
     def copy(self) -> "State":
-        """A state that can be changed on its own."""
+        """A state that can be changed on its own, and so has no slope yet."""
         return State(dict(self.candidates), dict(self.levels), dict(self.params), self.loss, self.part_loss)
 
     @property

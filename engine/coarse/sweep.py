@@ -51,7 +51,7 @@ class Sweep(Pass):
         """The state after visiting every tensor that is not zero."""
         state = before.copy()
         self._part_limit = self._limit_on_part(state)
-        strides = self._strides(state)
+        strides = self._strides(before)
         self._prepare(state, strides)
         for name, stride in strides.items():
             if state.candidates[name].code.kind != Kind.ZERO:
@@ -74,7 +74,7 @@ class Sweep(Pass):
         One gradient at the coarse point Q says how the loss answers to each step, dL/d log Δ_k = ⟨∇_k L(Q), Q_k −
         W_k⟩, which grows with its square; how the bytes answer has been measured.
         """
-        gradients, strides = self.loss.gradients(state.params), {}
+        gradients, strides = self._gradients(state), {}
         for name, weight in self.weights.items():
             error = state.params[name].double() - weight.double()
             cost = float((gradients[name].double() * error).sum()) if name in gradients else 0.0

@@ -130,8 +130,8 @@ class TensorCoder:
 
     def distortion(self, decoded: FloatArray) -> float:
         """tr(Eᵀ A E G) of the error E."""
-        error = self.weights - decoded
         a, g = self.curvature
+        error = (self.weights - decoded).astype(g.dtype)
         left = a[:, None] * error if a.ndim == 1 else a @ error
         right = error * g if g.ndim == 1 else error @ g
         return float((left * right).sum())

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..codec.exact import FloatArray, is_prime, powers
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
-from .rounding import Metric
+from .rounding import Array, Metric
 
 _LONGEST_FOURIER = 512
 _SHORTEST_FOURIER = 16
@@ -20,7 +20,7 @@ _FOURIER_GAIN = 0.25  # nats of mean log energy
 _SMALLEST_GAIN = 0.03  # of the rate, below which the plain coordinates stay
 
 
-def _rate(weights: FloatArray, price: FloatArray, noise: float) -> float:
+def _rate(weights: FloatArray, price: Array, noise: float) -> float:
     """Bits of coding the rows of `weights` ([n, k]), whose errors cost `price` ([n]) each, at `noise`."""
     energy = (weights * weights).mean(1) * price
     return float(0.5 * weights.shape[1] * np.log2(1 + energy / noise).sum())
@@ -78,16 +78,16 @@ def fourier_energies(weights: FloatArray, basis: Basis) -> FloatArray:
     return np.concatenate([(row * row).sum(1) for row in rows])
 
 
-def transform_metric(metric: FloatArray, basis: FloatArray) -> FloatArray:
+def transform_metric(metric: Array, basis: FloatArray) -> FloatArray:
     """The metric ([n, n] or [n]) seen in a basis ([n, n], rows)."""
     return (basis * metric) @ basis.T if metric.ndim == 1 else basis @ metric @ basis.T
 
 
-def _diagonal(metric: FloatArray) -> FloatArray:
+def _diagonal(metric: Array) -> Array:
     return metric if metric.ndim == 1 else np.diag(metric)
 
 
-def _diagonal_in(metric: FloatArray, basis: FloatArray) -> FloatArray:
+def _diagonal_in(metric: Array, basis: FloatArray) -> Array:
     """The diagonal of `transform_metric`."""
     half = basis * metric if metric.ndim == 1 else basis @ metric
     return (half * basis).sum(1)
