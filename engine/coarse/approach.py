@@ -27,7 +27,8 @@ THOROUGH = 3  # one sweep in so many is thorough
 ENOUGH = 0.8  # rise in ε below which no refinement is needed before the next sweep
 BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kept back this share of the bytes
 PRICE_FALLS, PRICE_RISES = 0.5, 1.4  # at most, from sweep to sweep and from pass to pass
-RETURNING, DEARER = 8, 1.5  # passes at most for a loss that has still to come back, each with dearer nats
+RETURNING, DESCENDING = 8, 20  # passes at most that bring the loss back after a sweep, and to a smaller ε
+DEARER = 1.5  # by so much are nats dearer from one to the next
 PATIENCE = 2  # of these in a row that bring nothing are the end
 BACK_OFF = 0.8  # how much shorter the next overshoot is after one that did not come back
 DESCENT = 0.2  # price of a nat at first on the way to a smaller ε, where scaling says 1
@@ -76,7 +77,7 @@ class Approach:
         """The state brought back from a larger ε, with so many passes of refinement at the end if it has come back."""
         self.memory.stiffnesses.clear()  # what resists where nats are cheap may give where they are dear
         assembler = self.look(state)
-        state = self._return(state, assembler, DESCENT * self._scale(state))
+        state = self._return(state, assembler, DESCENT * self._scale(state), DESCENDING)
         if self.reaches(state):
             state, _ = self._passes(state, assembler, POLISHING * self._scale(state), passes, 0.0)
         return state
@@ -134,12 +135,12 @@ class Approach:
         change = 1 / max(self._rise(state), 1e-3)
         self.memory.overshoot = allowed * min(max(change, SMALLEST_CHANGE), LARGEST_CHANGE)
         self.memory.overshoot = min(max(self.memory.overshoot, 1.0), furthest)
-        return self._return(state, assembler, price)
+        return self._return(state, assembler, price, RETURNING)
 
-    def _return(self, state: State, assembler: Assembler, price: float) -> State:
-        """Refine with ever dearer nats above ε, until the rise is allowed or nothing more comes of it."""
+    def _return(self, state: State, assembler: Assembler, price: float, passes: int) -> State:
+        """Refine at most so many times, nats above ε ever dearer, until the rise is allowed or nothing comes of it."""
         excess, idle = price, 0
-        for _ in range(RETURNING):
+        for _ in range(passes):
             before = self._rise(state)
             if before <= 1 or idle == PATIENCE:
                 break

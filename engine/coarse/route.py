@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 BEYOND = 1.5  # times the largest ε asked for
-HOME, FURTHEST = 0.25, 0.4  # shares of what the empty network loses: where to go at least, and no further before
+HOME, FURTHEST = 0.25, 0.38  # shares of what the empty network loses: where to go at least, and no further before
 STRIDE = 5.0  # smaller ε are reached by factors of this at most
 
 
@@ -30,7 +30,8 @@ def route(asked: Sequence[float], empty: float) -> Route:
     if not near:
         return Route(asked[0], [], list(asked[1:]))
     home = HOME * empty if math.isfinite(empty) else 0.0
-    first = min(max(BEYOND * near[-1], home), limit)
+    largest = near[-1]
+    first = max(BEYOND * largest if BEYOND * largest <= limit else largest, home)
     back, here = [], first
     for epsilon in reversed(near):
         strides = math.ceil(math.log(here / epsilon) / math.log(STRIDE))
