@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 BEYOND = 1.5  # times the largest ε asked for
-HOME, FURTHEST = 0.25, 0.38  # shares of what the empty network loses: where to go at least, and no further before
+HOME, FURTHEST = 0.15, 0.38  # shares of what the empty network loses: where to go at least, and no further before
 STRIDE = 5.0  # smaller ε are reached by factors of this at most
 
 

@@ -59,13 +59,19 @@ def test_a_module_is_divided_by_its_batches():
     assert float(part.loss(weights)) == pytest.approx(float(part.per_example_loss(weights).mean()))
 
 
-def test_gradients_are_those_of_the_part(modular, weights):
+def test_a_slope_tells_how_the_loss_changes_and_what_it_is(modular, weights):
     loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    point = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in weights.items()}
     step = {name: torch.full_like(value, 1e-3) for name, value in weights.items()}
-    ahead = loss.on_part({name: weights[name] + step[name] for name in weights})
-    behind = loss.on_part({name: weights[name] - step[name] for name in weights})
-    slope = sum(float((g * step[name]).sum()) for name, g in loss.gradients(weights).items())
-    assert (ahead - behind) / 2 == pytest.approx(slope, rel=0.02)
+
+    def ahead(start, factor):
+        return loss({name: start[name] + factor * step[name] for name in start})
+
+    change = (ahead(point, 1) - ahead(point, -1) - ahead(weights, 1) + ahead(weights, -1)) / 2
+    slope = loss.slope(point)
+    assert sum(float((g * step[name]).sum()) for name, g in slope.gradients.items()) == pytest.approx(change, rel=0.02)
+    assert slope.loss == pytest.approx(loss(point), rel=1e-6), "for the slope is of all examples here"
 
 
 def gradients_of(task, point):

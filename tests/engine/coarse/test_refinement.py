@@ -12,6 +12,7 @@ from kolmogram.engine.coarse.curvature import curvature, moments
 from kolmogram.engine.coarse.loss import Loss
 from kolmogram.engine.coarse.memory import Memory
 from kolmogram.engine.coarse.refinement import RIGID, SOFTEN, Refinement
+from kolmogram.engine.coarse.route import route
 from kolmogram.engine.coarse.state import State
 from kolmogram.engine.coarse.tensor_coder import ALL_KINDS, Candidate, recoded
 from kolmogram.engine.codec.header import Signature
@@ -43,6 +44,11 @@ def coarse_state(assembler, loss, kinds=ALL_KINDS, level=LEVEL):
     return State(candidates, levels, params, loss(params), loss.on_part(params))
 
 
+def gradients_of(task, params):
+    point = {name: value.clone().requires_grad_() for name, value in params.items()}
+    return torch.autograd.grad(task.loss(point), list(point.values()))
+
+
 def refined(state, loss, params, assembler, price=1e4, memory=None, passes=8):
     memory = memory or Memory()
     for _ in range(passes):
@@ -64,7 +70,7 @@ def test_the_loss_comes_back_at_hardly_more_bytes(task, params, loss, assembler,
 def test_without_errors_nothing_moves_however_much_there_is_to_learn(task, params, loss, assembler):
     coarse = coarse_state(assembler, loss, frozenset({Kind.DIRECT}), level=-1.2)
     untrained = Loss(task, coarse.params, {}, torch.Generator().manual_seed(0))  # the coarse network is the original
-    assert max(float(g.abs().max()) for g in untrained.gradients(coarse.params).values()) > 0.005
+    assert max(float(g.abs().max()) for g in gradients_of(task, coarse.params)) > 0.005
     state = State(coarse.candidates, coarse.levels, coarse.params, untrained.original, coarse.part_loss)
     after = refined(state, untrained, coarse.params, assembler, price=1e9)  # where bytes are of no account
     for name, candidate in coarse.candidates.items():
@@ -148,10 +154,13 @@ def test_files_are_smaller_for_it(task, params, monkeypatch):
 
 
 def test_a_search_that_overshoots_and_does_not_come_back_goes_back(task, params, monkeypatch):
-    """Without refinement what has gone beyond ε stays there: all sweeps but the first would be wasted."""
+    """Without refinement what has gone beyond the station stays there: all sweeps but the first would be wasted."""
     monkeypatch.setattr(approach.Refinement, "run", lambda self, state: state.copy())
+    empty = task.loss({name: torch.zeros_like(value) for name, value in params.items()}) - task.loss(params)
+    station = route([0.1], float(empty)).first
     for seed in range(3):
         found = complexity(params, task, 0.1, seed=seed)
-        states = [loss <= found.original_loss + 0.1 for _, loss in found.frontier]
+        assert found.loss <= found.original_loss + 0.1
+        states = [loss <= found.original_loss + station for _, loss in found.frontier]
         assert sum(states) > len(states) / 2
         assert not any(not earlier and not later for earlier, later in pairwise(states)), "never beyond ε for long"
