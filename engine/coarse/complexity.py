@@ -111,9 +111,9 @@ def complexity(
 ) -> Complexity | list[Complexity]:
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
-    A sequence of ε is answered by one search, the larger going on from the smaller, and gives a list in its order. So
-    many `sweeps` of the search (10 unless told) are for one ε; each of several has three tenths of them. Fewer are
-    faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
+    A sequence of ε is answered by one search, which goes on from each to the next, and gives a list in its order. So
+    many `sweeps` of the search (6 unless told) are for one ε; several take little more than twice as long as one. Fewer
+    are faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
     """
     if isinstance(epsilon, Sequence):
         return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, sweeps=sweeps).results)

@@ -33,10 +33,10 @@ from .tensor_coder import ALL_KINDS
 
 FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
 START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
-SWEEPS, PASSES, DRAWS = 7, 3, 1  # to one ε: sweeps, passes of refinement after each, backward passes before each
-SHARE, FURTHER_SHARE = 0.55, 0.4  # of these sweeps for several ε: to the first station, on to each larger one
+SWEEPS, PASSES, DRAWS = 6, 3, 1  # to one ε: sweeps, passes of refinement after each, backward passes before each
+SHARE, FURTHER_SHARE = 2 / 3, 0.5  # of these sweeps for several ε: to the first station, on to each larger one
 FEWER_PASSES = 2  # on to a larger one
-BACK_SHARE = 0.4  # passes of refinement at the end of the way back to a smaller ε, as a share of the sweeps
+BACK_SHARE = 0.5  # passes of refinement at the end of the way back to a smaller ε, as a share of the sweeps
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
 MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
