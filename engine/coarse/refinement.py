@@ -44,7 +44,7 @@ class Refinement(Pass):
         # Converted here: torch called from several threads keeps a team of OpenMP threads for each, and all of them
         # sleep between operations, which doubles the time of every loss from then on.
         arrays = {name: gradients[name].float().numpy() for name in names}
-        price = self.price + (self.excess if state.part_loss > limit else 0.0)
+        price = self._price_at(state, limit)
         moved = with_one_blas_thread_each(lambda name: self._moved(name, state, arrays[name], price), names)
         for name, candidate in zip(names, moved, strict=True):
             paid = candidate is None or self._try(state, name, candidate, gradients[name], limit)
@@ -52,6 +52,10 @@ class Refinement(Pass):
             self.memory.stiffnesses[name] = max(stiffness, SOFTEST)
         self._finish(state)
         return state
+
+    def _price_at(self, state: State, limit: float) -> float:
+        """Bytes that a nat less is worth where a state is, `limit` being that of the loss on the part."""
+        return self.price + (self.excess if state.part_loss > limit else 0.0)
 
     def _moves(self, name: str, state: State) -> bool:
         """Whether a tensor has integers and is not too stiff: such a one gets softer by waiting."""
@@ -83,8 +87,7 @@ class Refinement(Pass):
         value = self._value(name, candidate)
         saved = (state.candidates[name].bits - candidate.bits) / 8
         slope = float((gradient * (value - state.params[name])).sum())
-        price = self.price + (self.excess if state.part_loss > limit else 0.0)
-        if saved - price * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
+        if saved - self._price_at(state, limit) * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
             return True
         loss = self.loss.on_part({**state.params, name: value})
         gained = self.price * (state.part_loss - loss)
