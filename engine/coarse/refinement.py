@@ -87,7 +87,8 @@ class Refinement(Pass):
         value = self._value(name, candidate)
         saved = (state.candidates[name].bits - candidate.bits) / 8
         slope = float((gradient * (value - state.params[name])).sum())
-        if saved - self._price_at(state, limit) * slope / 2 < PETTY * state.estimated_bytes:  # a Newton step keeps half of its slope
+        gained = -self._price_at(state, limit) * slope / 2  # a Newton step keeps half of its slope
+        if saved + gained < PETTY * state.estimated_bytes:
             return True
         loss = self.loss.on_part({**state.params, name: value})
         gained = self.price * (state.part_loss - loss)
