@@ -29,7 +29,7 @@ BLOCKED, RAISE = 0.01, 1.3  # the price rises by this factor where the limit kep
 PRICE_FALLS, PRICE_RISES = 0.5, 1.4  # at most, from sweep to sweep and from pass to pass
 RETURNING, DESCENDING = 8, 20  # passes at most that bring the loss back after a sweep, and to a smaller ε
 DEARER = 1.5  # by so much are nats dearer from one to the next
-PATIENCE = 2  # of these in a row that bring nothing are the end
+PATIENCE = 0.25  # share of these that may bring nothing in a row: at first nats may be too cheap for any move
 BACK_OFF = 0.8  # how much shorter the next overshoot is after one that did not come back
 DESCENT = 0.2  # price of a nat at first on the way to a smaller ε, where scaling says 1
 POLISHING = 0.1  # price of a nat in the refinement at the end, where scaling says 1
@@ -142,7 +142,7 @@ class Approach:
         excess, idle = price, 0
         for _ in range(passes):
             before = self._rise(state)
-            if before <= 1 or idle == PATIENCE:
+            if before <= 1 or idle >= PATIENCE * passes:
                 break
             excess *= DEARER
             state = self._pass(state, assembler, price, excess - price)

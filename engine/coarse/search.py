@@ -89,7 +89,12 @@ class Search:
         if self.weights and left:
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
                 self._trace(left)
-            found |= {epsilon: self._write_state(state) for epsilon in left if (state := self._best[epsilon])}
+            states = {id(state): state for epsilon in left if (state := self._best[epsilon])}
+            points = [self._write_state(state) for state in states.values()]
+            for epsilon in left:  # what was estimated to be the smallest is not always
+                feasible = [p for p in points if p.state and p.state.loss <= self.loss.original + epsilon]
+                if feasible:
+                    found[epsilon] = min(feasible, key=lambda point: len(point.encoded.data))
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _trace(self, asked: Sequence[float]) -> None:
