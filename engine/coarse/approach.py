@@ -67,7 +67,7 @@ class Approach:
                 state = self._refine(state, assembler, allowed, furthest, passes)
             if self._better(state, smallest):
                 smallest = state
-            elif self._rise(state) > 1 >= self._rise(smallest):
+            elif self.reaches(smallest) and not self.reaches(state):
                 state, self.memory.overshoot = smallest, max(BACK_OFF * self.memory.overshoot, 1.0)
             yield state
         if assembler is not None:
@@ -88,9 +88,9 @@ class Approach:
 
     def _polish(self, state: State, smallest: State, assembler: Assembler, passes: int) -> None:
         """Refine for the last bytes: from a state that has still to come back, if it does, else from the smallest."""
-        if self._rise(state) > 1:
+        if not self.reaches(state):
             state, _ = self._passes(state, assembler, POLISHING * self._scale(state), passes, 0.0)
-            if self._rise(state) <= 1:
+            if self.reaches(state):
                 return
         self._passes(smallest, assembler, POLISHING * self._scale(smallest), passes, 0.0)
 
@@ -100,7 +100,7 @@ class Approach:
 
     def _better(self, state: State, than: State) -> bool:
         """Whether a state is feasible, and smaller than another that is."""
-        return self._rise(state) <= 1 and (self._rise(than) > 1 or state.estimated_bytes < than.estimated_bytes)
+        return self.reaches(state) and (not self.reaches(than) or state.estimated_bytes < than.estimated_bytes)
 
     def _scale(self, state: State) -> float:
         """The price of a nat in bytes if all steps were scaled together.

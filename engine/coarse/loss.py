@@ -58,11 +58,6 @@ class Loss:
                 "the loss of the checkpoint itself is not a finite number: check the task's data and names"
             )
 
-    @property
-    def is_divided(self) -> bool:
-        """Whether the part is less than the whole."""
-        return self._part is not self.task
-
     def __call__(self, params: Mapping[str, Tensor]) -> float:
         return self._value(self.task, params)
 
@@ -78,7 +73,7 @@ class Loss:
         task, trend = self._followed
         value, gradients = self._gradients(task, params)
         gradients = {name: g - trend[name] if name in trend else g for name, g in gradients.items()}
-        return Slope(value if task is self.task else None, gradients)
+        return Slope(_finite(value) if task is self.task else None, gradients)
 
     @lazy
     def _followed(self) -> tuple[Task, dict[str, Tensor]]:
@@ -97,4 +92,8 @@ class Loss:
         self.evaluations += 1
         with torch.no_grad():
             value = float(task.loss({**self.fixed, **self.placed(params)}))
-        return value if math.isfinite(value) else math.inf
+        return _finite(value)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.inf

@@ -89,12 +89,7 @@ class Search:
         if self.weights and left:
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
                 self._trace(left)
-            states = {id(state): state for epsilon in left if (state := self._best[epsilon])}
-            points = [self._write_state(state) for state in states.values()]
-            for epsilon in left:  # what was estimated to be the smallest is not always
-                feasible = [p for p in points if p.state and p.state.loss <= self.loss.original + epsilon]
-                if feasible:
-                    found[epsilon] = min(feasible, key=lambda point: len(point.encoded.data))
+            found |= self._smallest(left)
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _trace(self, asked: Sequence[float]) -> None:
@@ -107,6 +102,15 @@ class Search:
         state = self._best[first] or state
         for epsilon in back:
             state = self._descend(state, epsilon, epsilon in asked)
+
+    def _smallest(self, epsilons: Sequence[float]) -> dict[float, Point]:
+        """For each ε the smallest of the files of the best states: what was estimated to be that is not always."""
+        states = {id(state): state for epsilon in epsilons if (state := self._best[epsilon])}
+        # Asked again as the report will ask: with gradients the last bits of a loss can differ.
+        files = [(self._write_state(state), self.loss(state.params)) for state in states.values()]
+        files.sort(key=lambda file: len(file[0].encoded.data))
+        fits = {e: next((point for point, loss in files if loss <= self.loss.original + e), None) for e in epsilons}
+        return {epsilon: point for epsilon, point in fits.items() if point}
 
     def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""

@@ -69,8 +69,8 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
 def test_several_epsilons_cost_little_more_than_one(task, params):
     one = complexity(params, task, 0.05, sweeps=6)
     several = complexity(params, task, (0.05, 0.2, 1.0), sweeps=6)
-    assert len(one.frontier) >= 6
-    assert len(several[0].frontier) <= 2 * len(one.frontier), "for three"
+    assert len(one.frontier) >= 6, "and the way back"
+    assert len(several[0].frontier) <= 3 * 3, "half of the sweeps for each"
 
 
 def test_tensors_are_coded_on_all_threads_before_their_visits(task, params, result, monkeypatch):
@@ -127,7 +127,7 @@ def test_features_that_only_seem_unused_are_kept(task, padded):
 
 def test_fewer_sweeps_are_a_faster_first_look(task, params, result):
     quick = complexity(params, task, 0.25, sweeps=2)
-    assert len(quick.frontier) < len(result.frontier)
+    assert len(quick.frontier) <= 2 + 1 < len(result.frontier), "two sweeps, and the way back"
     assert quick.evaluations < result.evaluations
     assert quick.loss <= quick.original_loss + 0.25
     with pytest.raises(KolmogramError, match="at least 1"):

@@ -11,6 +11,13 @@ from kolmogram.engine.tasks import Task
 from kolmogram.engine.tasks.modular import ModularTask
 
 
+class Logarithm(Task):
+    """Of the sum of all weights: no number below zero."""
+
+    def loss(self, params):
+        return sum(value.sum() for value in params.values()).log()
+
+
 @pytest.fixture(scope="module")
 def modular():
     return ModularTask("addition", modulus=53, train_fraction=0.6)
@@ -28,13 +35,12 @@ def batches(count, size=100):
 
 def test_a_small_task_is_not_divided(task, params):
     loss = Loss(task, params, {}, torch.Generator())
-    assert not loss.is_divided
+    assert part_of(task, torch.Generator()) is task
     assert loss.on_part(params) == loss(params) == loss.original
 
 
 def test_a_part_is_the_same_at_every_call_and_near_the_whole(modular, weights):
     loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
-    assert loss.is_divided
     before = loss.evaluations
     assert loss.on_part(weights) == loss.on_part(weights)
     assert loss.evaluations == before + 2
@@ -72,6 +78,13 @@ def test_a_slope_tells_how_the_loss_changes_and_what_it_is(modular, weights):
     slope = loss.slope(point)
     assert sum(float((g * step[name]).sum()) for name, g in slope.gradients.items()) == pytest.approx(change, rel=0.02)
     assert slope.loss == pytest.approx(loss(point), rel=1e-6), "for the slope is of all examples here"
+
+
+def test_a_slope_where_the_loss_is_not_a_number_is_infinitely_bad(params):
+    start = {name: torch.ones_like(value) for name, value in params.items()}
+    loss = Loss(Logarithm(), start, {}, torch.Generator())
+    below = {name: -value for name, value in start.items()}
+    assert loss.slope(below).loss == loss(below) == math.inf
 
 
 def gradients_of(task, point):
