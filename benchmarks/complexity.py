@@ -56,15 +56,15 @@ def chosen(spec: str) -> list[tuple[str, Checkpoint, Task]]:
 
 
 def measure(
-    name: str, checkpoint: Checkpoint, task: Task, epsilons: tuple[float, ...], seeds: int, sweeps: int | None
+    name: str, checkpoint: Checkpoint, task: Task, epsilons: tuple[float, ...], seeds: int, moves: int | None
 ) -> Iterable[Row]:
     """Rows of one checkpoint."""
     params = dict(checkpoint.items())
     papers = {e: complexity(params, task, e, method="paper") for e in epsilons}
     nearest = min(epsilons, key=lambda e: abs(math.log(e)))
-    alone = complexity(params, task, nearest, sweeps=sweeps).seconds
+    alone = complexity(params, task, nearest, moves=moves).seconds
     for seed in range(seeds):
-        for ours in complexity(params, task, list(epsilons), seed=seed, sweeps=sweeps):
+        for ours in complexity(params, task, list(epsilons), seed=seed, moves=moves):
             paper, seconds = papers[ours.epsilon], ours.seconds / len(epsilons)
             found = paper.bytes > 0  # theirs may find nothing: no trial keeps the loss
             measured = ours.bytes, *((paper.bytes, ours.bytes / paper.bytes) if found else ("", ""))
@@ -144,16 +144,16 @@ def draw(rows: list[Row], path: Path) -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("-e", "--epsilon", "epsilons", type=float, multiple=True, default=(1.0,))
 @click.option("--seeds", default=1)
-@click.option("--sweeps", type=int, help="Of our search, at most.")
+@click.option("--moves", type=int, help="Of our search, at most.")
 @click.option("-o", "--out", type=click.Path(path_type=Path))
-def main(runs: tuple[str, ...], epsilons: tuple[float, ...], seeds: int, sweeps: int | None, out: Path | None) -> None:
+def main(runs: tuple[str, ...], epsilons: tuple[float, ...], seeds: int, moves: int | None, out: Path | None) -> None:
     """Print ours against the authors' method, and write the rows to a CSV."""
     rows: list[Row] = []
     selection = [item for spec in runs for item in chosen(spec)]
     _, checkpoint, task = selection[-1]
     complexity(dict(checkpoint.items()), task, 1.0)  # compile before the clock runs
     for name, checkpoint, task in selection:
-        rows += measure(name, checkpoint, task, epsilons, seeds, sweeps)
+        rows += measure(name, checkpoint, task, epsilons, seeds, moves)
         if out is not None:
             with out.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -144,7 +144,7 @@ def _steps(
 def searching(device: torch.device, dry: bool) -> dict[str, Any]:
     """C_ε at 1 nat of a network trained here for 730 epochs: on the GPU, and on the processors beside it."""
     shape = {"modulus": 11, "architecture": "mlp", "width": 16} if dry else {}
-    sweeps = 1 if dry else None
+    moves = 1 if dry else None
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         train("addition", folder, epochs=2 if dry else 730, device=str(device), **shape)
@@ -154,12 +154,12 @@ def searching(device: torch.device, dry: bool) -> dict[str, Any]:
     for where in dict.fromkeys([str(device), "cpu"]):
         task = ModularTask("addition", device=where, **shape)
         params = {name: w.to(where) for name, w in weights.items()}
-        complexity(params, task, 1.0, sweeps=1)
-        results = [complexity(params, task, 1.0, seed=seed, sweeps=sweeps) for seed in range(1 if dry else 3)]
+        complexity(params, task, 1.0, moves=1)
+        results = [complexity(params, task, 1.0, seed=seed, moves=moves) for seed in range(1 if dry else 3)]
         found[f"{where}, {threads} threads, s"] = sorted(r.seconds for r in results)[len(results) // 2]
         found[f"{where}, bytes"] = [r.bytes for r in results]
         start = time.perf_counter()
         with profiling.recording() as stages:
-            complexity(params, task, 1.0, sweeps=sweeps)
+            complexity(params, task, 1.0, moves=moves)
         found[f"{where}, stages, s"] = {**stages.seconds, "all": time.perf_counter() - start}
     return found

@@ -47,7 +47,7 @@ def analyze(
     method: str = "kolmogram",
     workers: int = 1,
     seed: int = 0,
-    sweeps: int | None = None,
+    moves: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Trajectory:
     """Measure every checkpoint of a run.
@@ -55,7 +55,7 @@ def analyze(
     `task`: an object with `loss(params)`, a specification as for `--task`, or None (a run that names its own task in
     config.json uses that; any other is measured without one, in weight space). `measures`: names in
     `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
-    `sweeps`: of the complexity search, at most; fewer are faster and find larger files.
+    `moves`: of the complexity search, at most; fewer are faster and find larger files.
     `out`: folder for tables, report, and the store that makes the next call repeat nothing; None writes nothing.
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
@@ -69,7 +69,7 @@ def analyze(
         epsilons=_positive(epsilons),
         method=method,
         seed=seed,
-        sweeps=sweeps,
+        moves=moves,
         task=task_identity(loaded, task if isinstance(task, str) else None),
         device=device,
     )

@@ -33,7 +33,7 @@ class Settings:
     epsilons: tuple[float, ...] = ()
     method: str = "kolmogram"
     seed: int = 0
-    sweeps: int | None = None  # of the complexity search; None: as many as usual
+    moves: int | None = None  # of the complexity search; None: as many as usual
     task: str | None = None  # identity of the task; None without one
     device: str = "cpu"  # where tensors are measured; not part of the result's identity: all backends count alike
 
@@ -42,7 +42,7 @@ class Settings:
         identity = (checkpoint.name, checkpoint.fingerprint())
         work: list[Key] = []
         if self.task is not None:
-            common = {"task": self.task, "method": self.method, "seed": self.seed, "sweeps": self.sweeps}
+            common = {"task": self.task, "method": self.method, "seed": self.seed, "moves": self.moves}
             if COMPLEXITY in self.measures:
                 version = ANALYZERS[COMPLEXITY].version
                 work += [
@@ -163,7 +163,7 @@ def _measure_complexity(
 
     analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
     epsilons = [json.loads(key.settings)["epsilon"] for key in work]
-    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed, sweeps=settings.sweeps)
+    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed, moves=settings.moves)
     for key, epsilon, found in zip(work, epsilons, curve.results, strict=True):
         columns = analyzer.columns(settings.method, epsilon, found)
         rows = analyzer.tensors(settings.method, epsilon, found) if found.status == "ok" else {}

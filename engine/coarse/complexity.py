@@ -88,7 +88,7 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
-    sweeps: int | None = None,
+    moves: int | None = None,
 ) -> Complexity: ...
 @overload
 def complexity(
@@ -98,7 +98,7 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
-    sweeps: int | None = None,
+    moves: int | None = None,
 ) -> list[Complexity]: ...
 def complexity(
     params: Mapping[str, Tensor],
@@ -107,17 +107,17 @@ def complexity(
     *,
     method: str = "kolmogram",
     seed: int = 0,
-    sweeps: int | None = None,
+    moves: int | None = None,
 ) -> Complexity | list[Complexity]:
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
     A sequence of ε is answered by one search, which goes on from each to the next, and gives a list in its order. So
-    many `sweeps` of the search (6 unless told) are for one ε; several take little more than twice as long as one. Fewer
-    are faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
+    many `moves` of descent (200 unless told) are for one ε, and a quarter as many for each further one. Fewer are
+    faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
     """
     if isinstance(epsilon, Sequence):
-        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, sweeps=sweeps).results)
-    return complexity_curve(params, loss, [epsilon], method=method, seed=seed, sweeps=sweeps).results[0]
+        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, moves=moves).results)
+    return complexity_curve(params, loss, [epsilon], method=method, seed=seed, moves=moves).results[0]
 
 
 def complexity_curve(
@@ -127,7 +127,7 @@ def complexity_curve(
     *,
     method: str = "kolmogram",
     seed: int = 0,
-    sweeps: int | None = None,
+    moves: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> ComplexityCurve:
     """C_ε of one checkpoint at every ε of `epsilons` (nats, positive).
@@ -143,12 +143,12 @@ def complexity_curve(
         from .paper import paper_curve  # needs the extra `paper`
 
         return paper_curve(params, checked, epsilons, seed)
-    if sweeps is not None and sweeps < 1:
-        raise KolmogramError(f"sweeps must be at least 1, not {sweeps}")
+    if moves is not None and moves < 1:
+        raise KolmogramError(f"moves must be at least 1, not {moves}")
     if method != "kolmogram":
         raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
-    search = Search(checked, params, seed, sweeps, progress)
+    search = Search(checked, params, seed, moves, progress)
     points = search.run(epsilons)
     seconds = time.perf_counter() - began
     results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))

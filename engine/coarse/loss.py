@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import KolmogramError
-from ..lazy import lazy
 from ..tasks import Task
 from .placement import Placement
 
-PART, SLOPE_PART = 800, 2600
-"""Examples that decisions are taken on, and that slopes are of."""
+PART, BATCH = 800, 256
+"""Examples that decisions are taken on, and that a move of all integers looks at."""
 
 
 def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
@@ -22,13 +20,6 @@ def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
     if subset is None or (task.num_examples or 0) < 1.5 * size:
         return task
     return subset(size, generator)
-
-
-class Slope(NamedTuple):
-    """How the loss changes with every tensor that it depends on; and the loss itself, if it is of all examples."""
-
-    loss: float | None
-    gradients: dict[str, Tensor]
 
 
 class Loss:
@@ -50,7 +41,6 @@ class Loss:
         self.fixed = self.placed(fixed)
         self.evaluations = 0
         self._generator = generator
-        self._original = original
         self._part = part_of(task, generator)
         self.original = self(original)
         if self.original == math.inf:
@@ -65,28 +55,10 @@ class Loss:
         """The loss on the part: the same examples at every call, so that differences mean something."""
         return self._value(self._part, params)
 
-    def slope(self, params: Mapping[str, Tensor]) -> Slope:
-        """The slope on most examples: its gradients are less those of the original on the same examples.
-
-        So the original is a point of rest: what further training would make of it is no part of the slope.
-        """
-        task, trend = self._followed
-        value, gradients = self._gradients(task, params)
-        gradients = {name: g - trend[name] if name in trend else g for name, g in gradients.items()}
-        return Slope(_finite(value) if task is self.task else None, gradients)
-
-    @lazy
-    def _followed(self) -> tuple[Task, dict[str, Tensor]]:
-        """The examples that slopes are of, and the gradient of the original on them."""
-        task = part_of(self.task, self._generator, SLOPE_PART)
-        return task, self._gradients(task, self._original)[1]
-
-    def _gradients(self, task: Task, params: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-        """The loss of a task, and its gradient of every tensor that it depends on."""
-        point = {name: value.detach().clone().requires_grad_() for name, value in self.placed(params).items()}
-        loss = task.loss({**self.fixed, **point})
-        gradients = torch.autograd.grad(loss, list(point.values()), allow_unused=True)
-        return float(loss.detach()), {n: g.cpu() for n, g in zip(point, gradients, strict=True) if g is not None}
+    def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
+        """The loss on examples drawn afresh, to be differentiated."""
+        self.evaluations += 1
+        return part_of(self.task, self._generator, BATCH).loss({**self.fixed, **params})
 
     def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1

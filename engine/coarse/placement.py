@@ -14,15 +14,15 @@ class Placement:
     """
 
     def __init__(self, original: Mapping[str, Tensor]) -> None:
-        self._device = next((value.device for value in original.values()), torch.device("cpu"))
+        self.device = next((value.device for value in original.values()), torch.device("cpu"))
         self._placed = WeakIdKeyDictionary()
 
     def __call__(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return params if self._device.type == "cpu" else {name: self._copy(value) for name, value in params.items()}
+        return params if self.device.type == "cpu" else {name: self._copy(value) for name, value in params.items()}
 
     def _copy(self, value: Tensor) -> Tensor:
-        if value.device == self._device:
+        if value.device == self.device:
             return value
         if value not in self._placed:
-            self._placed[value] = value.to(self._device)
+            self._placed[value] = value.to(self.device)
         return self._placed[value]

@@ -1,8 +1,6 @@
-"""The rate–distortion search: sweeps from fine to coarse trace the frontier of a checkpoint.
+"""The rate–distortion search: a network is coded (`start.py`), then its integers are trained together (`descent.py`).
 
-A network that is fine everywhere becomes coarser tensor by tensor (`sweep.py`), until the loss has risen by ε; between
-sweeps the curvature is looked at again where the network now stands. Small tensors that the loss depends on wildly (the
-queries of a saturated attention) stay fine because every move is checked; dead ones vanish at once.
+For several ε it goes to one of them first, and from there on to the others.
 """
 
 import math
@@ -18,30 +16,20 @@ from torch import Tensor
 from ..codec.container import Encoded, Entry, encode, exact_code
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
-from ..codec.representation import ZERO, Basis, Representation, matrix_shape
+from ..codec.representation import ZERO, Representation, matrix_shape
 from ..tasks import Task
-from .approach import Approach
-from .assembly import Assembler, fourier_bases
-from .curvature import Moments, curvature, moments, without_dead
+from .descent import END, Descent
 from .exactness import is_coarse
 from .loss import Loss
-from .memory import Memory
 from .placement import Placement
-from .route import route
+from .start import Start
 from .state import State
-from .tensor_coder import ALL_KINDS
 
-FREE_RISE = 0.1  # share of the rise at the start that dropping whole tensors may take
-START, START_RISE = 1 / 2, 0.3  # of ε, share of that at which the first sweep begins
-SWEEPS, PASSES, DRAWS = 6, 3, 1  # to one ε: sweeps, passes of refinement after each, backward passes before each
-SHARE, FURTHER_SHARE = 2 / 3, 0.5  # of these sweeps for several ε: to the first station, on to each larger one
-FEWER_PASSES = 2  # on to a larger one
-BACK_SHARE = 0.5  # passes of refinement at the end of the way back to a smaller ε, as a share of the sweeps
-UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
-FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL = -4.0, 0.5, 2.0, -25.0  # of log noise levels at the start
-MEMORY = 0.75  # share of the curvature that a sweep keeps from the ones before
-FIRST_DRAWS = 8  # backward passes at the start
-START_NOISE = 0.3  # standard deviations of noise at which the curvature is first looked at: at a minimum it vanishes
+MOVES, FURTHER_SHARE = 200, 0.25  # moves of descent to one ε; share of these on to each further one
+DETOUR = 2.4  # rise in ε that the first descent aims at for most of its way
+BACK_PACE = 0.3  # of descent to a smaller ε: in a simple network every integer matters
+RETURN_END = 0.6  # rise in ε aimed at after a descent that ended outside of it
+HOMELY = 0.38  # share of what the empty network loses up to which there is a way back
 
 
 class Point(NamedTuple):
@@ -54,12 +42,12 @@ class Point(NamedTuple):
 
 @dataclass
 class Search:
-    """Traces the frontier of one checkpoint (`params`) for a task, by at most `sweeps` sweeps for one ε."""
+    """Traces the frontier of one checkpoint (`params`) for a task, by so many `moves` of descent for one ε."""
 
     task: Task
     params: Mapping[str, Tensor]
     seed: int = 0
-    sweeps: int | None = None
+    moves: int | None = None
     progress: Callable[[float], None] | None = None
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
@@ -76,9 +64,6 @@ class Search:
         }
         self.generator = torch.Generator().manual_seed(self.seed)
         self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params))
-        self._fourier: dict[str, tuple[Basis, Basis]] = {}
-        self._moments: dict[str, Moments] = {}
-        self._memory = Memory()
         self._empty = math.inf
         self._best: dict[float, State | None] = {}
 
@@ -93,15 +78,44 @@ class Search:
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _trace(self, asked: Sequence[float]) -> None:
-        """Go to the first station by sweeps; from there on to the larger ε, and back to the smaller."""
-        first, back, further = route(asked, self._empty)
-        self._best = dict.fromkeys([first, *back, *further])
-        state = self._approach(self._start(START * first), first, SHARE if len(asked) > 1 else 1.0, PASSES)
-        for epsilon in further:
-            self._approach(self._best[epsilon] or state, epsilon, FURTHER_SHARE, FEWER_PASSES)
-        state = self._best[first] or state
-        for epsilon in back:
-            state = self._descend(state, epsilon, epsilon in asked)
+        """Go to one ε from the start, and from there to the smaller ones, and to the larger.
+
+        The first is the largest from which there is a way back: a network that has been coarse has found its structure,
+        and keeps it when it becomes finer again.
+        """
+        self._best = dict.fromkeys(asked)
+        near = [epsilon for epsilon in asked if epsilon <= HOMELY * self._empty] or asked[:1]
+        first, moves, fewer = near[-1], self._moves(1.0), self._moves(FURTHER_SHARE)
+        coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
+        start = self._offered(coder.coded(first))
+        descent = Descent(self.loss, self.weights, start, self._empty, self.generator, self._note)
+        for detour in (DETOUR, END):  # what is lost far from ε may not come back
+            back = descent.copy()
+            if self._descend(back, first, moves, detour):
+                break
+        further = back.copy()
+        for epsilon in reversed(near[:-1]):
+            self._descend(back, epsilon, fewer, pace=BACK_PACE)
+        for epsilon in asked[len(near) :]:
+            self._descend(further, epsilon, fewer)
+        for epsilon in [epsilon for epsilon, best in self._best.items() if best is None]:
+            self._offered(coder.coded(epsilon))
+
+    def _descend(self, descent: Descent, epsilon: float, moves: int, detour: float = END, pace: float = 1.0) -> bool:
+        """Descend to an ε; if that ends outside of it, come back more strictly. Whether anything was within ε."""
+        state = descent.run(epsilon, moves, detour, pace)
+        if state is None:
+            state = descent.run(epsilon, self._moves(FURTHER_SHARE), RETURN_END, BACK_PACE, RETURN_END)
+        self._offer(state)
+        return state is not None
+
+    def _offered(self, state: State) -> State:
+        self._note(state.estimated_bytes, state.loss)
+        self._offer(state)
+        return state
+
+    def _moves(self, share: float) -> int:
+        return math.ceil(share * (self.moves or MOVES))
 
     def _smallest(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """For each ε the smallest of the files of the best states: what was estimated to be that is not always."""
@@ -120,122 +134,15 @@ class Search:
         empty = self._write(dict.fromkeys(self.weights, ZERO), None) if feasible else None
         return {epsilon: empty for epsilon in feasible if empty is not None}
 
-    def _start(self, epsilon: float) -> State:
-        """A fine network, its loss a little above the original, with what is useless dropped."""
-        dropped = self._useless(FREE_RISE * epsilon)
-        point = {
-            name: torch.zeros_like(value) if name in dropped else self._noisy(value)
-            for name, value in self.weights.items()
-        }
-        self._see(point, 0.0, FIRST_DRAWS)
-        self._silence()
-        assembler = self._assembler()
-        level, goal = FIRST_LEVEL, START_RISE * epsilon
-        while True:
-            levels = {name: level - math.log(assembler.coders[name].unit) for name in self.weights}
-            assembler.plan(levels)
-            state = self._uniform(assembler, levels, dropped)
-            rise = state.loss - self.loss.original
-            if rise <= goal or level < FINEST_LEVEL:
-                return state
-            level -= min(max(0.5 * math.log(rise / goal), LEAST_STRIDE), LARGEST_STRIDE)
-
-    def _noisy(self, value: Tensor) -> Tensor:
-        scale = value.float().std() if value.numel() > 1 else value.float().abs().mean()
-        noise = torch.randn(value.shape, generator=self.generator) * START_NOISE * scale
-        return (value.float() + noise).to(value.dtype)
-
-    def _useless(self, allowance: float) -> frozenset[str]:
-        """Tensors that can become zero together within `allowance` nats, the most useless first."""
-        zeroed = {name: torch.zeros_like(value) for name, value in self.weights.items()}
-        original = self.loss.on_part(self.weights)
-        rises = {name: self.loss.on_part({**self.weights, name: zeroed[name]}) - original for name in zeroed}
-        order = [name for name in sorted(rises, key=lambda name: (rises[name], name)) if rises[name] <= allowance]
-        low, high = 0, len(order)  # the longest beginning that can go at once
-        while low < high:
-            middle = (low + high + 1) // 2
-            without = {**self.weights, **{name: zeroed[name] for name in order[:middle]}}
-            feasible = self.loss(without) - self.loss.original <= allowance
-            low, high = (middle, high) if feasible else (low, middle - 1)
-        return frozenset(order[:low])
-
-    def _see(self, point: Mapping[str, Tensor], memory: float, draws: int) -> None:
-        """Look at the curvature at `point`, and mix it with what earlier looks saw."""
-        for name, fresh in moments(self.task, self.loss.placed(point), draws, self.generator, self.loss.fixed).items():
-            known = self._moments.get(name)
-            self._moments[name] = known.mixed(fresh, 1 - memory) if known else fresh
-
-    def _assembler(self, state: State | None = None) -> Assembler:
-        """An assembler under the curvature seen, its bases planned for the state."""
-        curvatures = {s.name: curvature(self._moments.get(s.name), s.shape) for s in self.signatures}
-        assembler = Assembler(self.signatures, self.matrices, curvatures, self._fourier)
-        if state is not None:
-            assembler.plan(state.levels)
-        return assembler
-
-    def _silence(self) -> None:
-        """Set to zero the rows and columns of matrices that no example uses, as the loss on all of them confirms.
-
-        Their errors cost nothing, so they need no bits; but a metric that is damped would give them some.
-        """
-        silent = {}
-        for s in self.signatures:
-            matrix = without_dead(self.matrices[s.name], curvature(self._moments.get(s.name), s.shape))
-            if matrix is not self.matrices[s.name]:
-                silent[s.name] = torch.from_numpy(matrix).reshape(s.shape).to(s.dtype)
-        together = self._unheard(silent)
-        for name, value in silent.items():
-            if together or self._unheard({name: value}):
-                self.matrices[name] = value.double().numpy().reshape(self.matrices[name].shape)
-        self._fourier = fourier_bases(self.matrices)
-
-    def _unheard(self, changed: Mapping[str, Tensor]) -> bool:
-        """Whether the loss of the network hardly changes with these tensors in it."""
-        change = self.loss({**self.weights, **changed}) - self.loss.original if changed else 0.0
-        return abs(change) <= UNHEARD * max(self.loss.original, UNHEARD)
-
-    def _uniform(self, assembler: Assembler, levels: dict[str, float], dropped: frozenset[str]) -> State:
-        assembler.prepare((name, level, (ALL_KINDS,)) for name, level in levels.items() if name not in dropped)
-        assembly = assembler.assemble(levels, dropped)
-        params = assembler.params(assembly)
-        return State(assembly.candidates, dict(levels), params, self.loss(params), self.loss.on_part(params))
-
-    def _approach(self, state: State, epsilon: float, share: float, passes: int) -> State:
-        """Go on from a finer network to an ε by that share of the sweeps."""
-        self._offer(state)
-        for state in self._to(epsilon).run(state, self._count(share), passes):  # noqa: B020 - each goes on from the last
-            self._note(state)
-        return state
-
-    def _descend(self, state: State, epsilon: float, asked: bool) -> State:
-        """Go back from a coarser network to an ε; if that fails one that was asked for, come from a finer one."""
-        approach = self._to(epsilon)
-        state = approach.descend(state, self._count(BACK_SHARE))
-        self._note(state)
-        if asked and not approach.reaches(state):
-            finer = self._best[epsilon] or self._start(START * epsilon)
-            state = self._approach(finer, epsilon, FURTHER_SHARE, FEWER_PASSES)
-        return self._best[epsilon] or state
-
-    def _to(self, epsilon: float) -> Approach:
-        return Approach(self.loss, self.weights, self._memory, epsilon, self._empty, self._look, self._offer)
-
-    def _count(self, share: float) -> int:
-        """That share of the sweeps that one ε alone gets."""
-        return math.ceil(share * (self.sweeps or SWEEPS))
-
-    def _look(self, state: State) -> Assembler:
-        """An assembler under the curvature where a state stands."""
-        self._see(state.params, MEMORY, DRAWS)
-        return self._assembler(state)
-
-    def _note(self, state: State) -> None:
-        self.trace.append((state.estimated_bytes, state.loss))
+    def _note(self, size: float, loss: float) -> None:
+        self.trace.append((size, loss))
         if self.progress is not None:
-            self.progress(state.loss - self.loss.original)
+            self.progress(loss - self.loss.original)
 
-    def _offer(self, state: State) -> None:
+    def _offer(self, state: State | None) -> None:
         """Keep a state wherever it is the smallest that is feasible."""
+        if state is None:
+            return
         for epsilon, best in self._best.items():
             feasible = state.loss <= self.loss.original + epsilon
             if feasible and (best is None or state.estimated_bytes < best.estimated_bytes):

@@ -141,15 +141,6 @@ class TensorCoder:
         """The tensor in its own coordinates."""
         return self.view((None, None), (None, None))
 
-    @lazy
-    def unit(self) -> float:
-        """The noise level at which the tensor, coded directly in its own coordinates, has a step of 1.
-
-        Curvatures of different looks differ in scale; a step means the same under all of them.
-        """
-        rows, columns = self.plain.rounding
-        return math.sqrt(rows.conditional * columns.conditional)
-
     def view(self, matrices: Bases, sources: Sources) -> View:
         """The tensor in the given bases, inherited from `sources`."""
         weights = self.weights
@@ -223,18 +214,11 @@ def factor_bits(symbols: IntArray, m: int) -> float:
 
 
 def recoded(old: Candidate, code: Representation) -> Candidate:
-    """A tensor under another code in the same bases, without the components that are empty in it."""
-    symbols, (m, n) = code.symbols, old.decoded.matrix.shape
+    """A tensor under another direct code in the same bases."""
+    shape, symbols = old.decoded.matrix.shape, code.symbols
     assert symbols is not None
-    if code.kind == Kind.DIRECT:
-        if not symbols.any() and code.offset == 0:
-            return dropped((m, n))
-        transposed, bits = direct_bits(symbols)
-        code = replace(code, transposed=transposed)
-    else:
-        symbols = np.ascontiguousarray(symbols[:, symbols[:m].any(0) & symbols[m:].any(0)])
-        if not symbols.size:
-            return dropped((m, n))
-        bits = factor_bits(symbols, m)
-        code = replace(code, symbols=symbols)
-    return Candidate(Decoded(code, to_weights(code, (m, n), old.decoded.bases), old.decoded.bases), bits, math.nan)
+    if not symbols.any() and code.offset == 0:
+        return dropped(shape)
+    transposed, bits = direct_bits(symbols)
+    code = replace(code, transposed=transposed)
+    return Candidate(Decoded(code, to_weights(code, shape, old.decoded.bases), old.decoded.bases), bits, math.nan)

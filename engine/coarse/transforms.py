@@ -16,8 +16,8 @@ _LONGEST_FOURIER = 512
 _SHORTEST_FOURIER = 16
 _FOURIER_TAIL = 5  # special tokens that may follow the cyclic ones
 _LONGEST_INHERITED = 1024
-_FOURIER_GAIN = 0.25  # nats of mean log energy
-_SMALLEST_GAIN = 0.03  # of the rate, below which the plain coordinates stay
+_FOURIER_GAIN = 0.03  # nats of mean log energy above which its rate is worth asking for
+_BASIS_BITS = 8.0  # about what naming a basis costs
 
 
 def _rate(weights: FloatArray, price: Array, noise: float) -> float:
@@ -35,7 +35,7 @@ def choose_basis(
     `fourier` is the axis' own Fourier basis, or the identity (`fourier_candidate`).
     """
     damped = metric.damped
-    best, chosen = _rate(weights, _diagonal(damped), noise) * (1 - _SMALLEST_GAIN) - 8, IDENTITY
+    best, chosen = _rate(weights, _diagonal(damped), noise) - _BASIS_BITS, IDENTITY
     for basis in (*([] if fourier == IDENTITY else [fourier]), *_inheritable(len(weights), earlier)):
         matrix = basis_matrix(basis, len(weights), earlier)
         assert matrix is not None

@@ -291,7 +291,7 @@ def test_killed_and_started_again_gives_the_tables_of_an_undisturbed_run(tmp_pat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_measures_the_same(tmp_path):
     train("addition", tmp_path, modulus=11, architecture="mlp", width=16, epochs=3)
-    on_gpu, on_cpu = (analyze(tmp_path, epsilons=[0.1], sweeps=1, device=device) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (analyze(tmp_path, epsilons=[0.1], moves=1, device=device) for device in ("cuda", "cpu"))
     assert on_gpu["status"] == ["ok"] * len(on_gpu["status"])
     for column in ("loss", "test_loss", "entropy_bits@0.25", "l2_norm", "effective_rank"):
         assert on_gpu[column] == pytest.approx(on_cpu[column], rel=1e-4)

@@ -67,13 +67,12 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
 
 
 def test_several_epsilons_cost_little_more_than_one(task, params):
-    one = complexity(params, task, 0.05, sweeps=6)
-    several = complexity(params, task, (0.05, 0.2, 1.0), sweeps=6)
-    assert len(one.frontier) >= 6, "and the way back"
-    assert len(several[0].frontier) <= 3 * 3, "half of the sweeps for each"
+    one = complexity(params, task, 0.05)
+    several = complexity(params, task, (0.05, 0.2, 1.0))
+    assert several[0].evaluations < 2 * one.evaluations, "a quarter of the moves for each further one"
 
 
-def test_tensors_are_coded_on_all_threads_before_their_visits(task, params, result, monkeypatch):
+def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):
     coded = Counter()
     best = TensorCoder.best
 
@@ -83,7 +82,7 @@ def test_tensors_are_coded_on_all_threads_before_their_visits(task, params, resu
 
     monkeypatch.setattr(TensorCoder, "best", counted)
     assert complexity(params, task, 0.25).encoded == result.encoded
-    assert coded[True] > 3 * coded[False], "what a visit asks for is already there, but for what has changed on the way"
+    assert coded[True] > 0 == coded[False]
 
 
 def test_dead_weights_cost_nothing(task, params, result):
@@ -120,18 +119,19 @@ def test_features_that_no_example_has_cost_nothing(task, padded, result):
 
 def test_features_that_only_seem_unused_are_kept(task, padded):
     richer = with_more_features(task, 1.0)
-    found = complexity(padded, richer, 0.25)
+    found = complexity(padded, richer, 0.01)
     assert found.decode()["up.weight"][:, 12:].any()
-    assert float(richer.loss(found.decode())) <= float(richer.loss(padded)) + 0.25
+    assert float(richer.loss(found.decode())) <= float(richer.loss(padded)) + 0.01
 
 
-def test_fewer_sweeps_are_a_faster_first_look(task, params, result):
-    quick = complexity(params, task, 0.25, sweeps=2)
-    assert len(quick.frontier) <= 2 + 1 < len(result.frontier), "two sweeps, and the way back"
-    assert quick.evaluations < result.evaluations
+def test_fewer_moves_are_a_faster_first_look(task, params, result):
+    quick = complexity(params, task, 0.25, moves=20)
+    assert len(quick.frontier) < len(result.frontier)
+    assert quick.evaluations < result.evaluations / 1.5
+    assert quick.bytes > result.bytes
     assert quick.loss <= quick.original_loss + 0.25
     with pytest.raises(KolmogramError, match="at least 1"):
-        complexity(params, task, 0.25, sweeps=0)
+        complexity(params, task, 0.25, moves=0)
 
 
 def test_a_black_box_is_enough(task, params, result):

@@ -42,6 +42,6 @@ def test_a_search_on_a_gpu(method):
         pytest.importorskip("bayes_opt")
     task = ModularTask("addition", modulus=11, architecture="mlp", width=16, device="cuda")
     params = {n: w.cuda() for n, w in task.network.initial(torch.Generator().manual_seed(0)).items()}
-    found = complexity(params, task, 0.1, method=method, **({"sweeps": 2} if method == "kolmogram" else {}))
+    found = complexity(params, task, 0.1, method=method, **({"moves": 10} if method == "kolmogram" else {}))
     assert found.status == "ok"
     assert found.bytes > 0

@@ -1,0 +1,155 @@
+"""Descent: all integers of a coded network trained together, for the fewest bytes at which the loss stays within ε.
+
+What is minimised is bits + price · loss, on a few examples at a time. The price of a nat is no parameter but what
+keeps the loss where it should be: at first above ε, where a network becomes simple fast, at the end at ε. (Learned
+quantisation with a price on entropy, as in Oktay et al. 2020; the price as a controller, as in dual ascent.)
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..codec.container import to_tensor
+from .latents import Latents
+from .loss import Loss
+from .state import State
+
+WARMING, SLOWING, SLOWEST = 10, 0.5, 0.1  # moves after which the pace is full; share after which it falls, and to what
+HOLD = 0.6  # share of the moves during which the rise may stay where it is aimed at first
+END = 1.2  # rise in ε that is aimed at near the end, where slowing brings it down
+FARTHEST, EMPTY = 0.6, 0.95  # shares of what the empty network loses: to aim at at most; as good as empty
+LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to where it was
+NEAR = 1.5  # times the rise aimed at: where that is
+LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples; share of moves before the first
+UNEXPLAINED = 0.7  # the pace falls by this where no tensor alone explains the loss
+HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
+START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
+SMOOTHING, GATHERING, ANSWER = 0.7, 0.05, 2.0  # of the rise; of the price by distance from the aim, slow and at once
+LARGEST_ERROR = 1.5  # e-folds from the aim
+
+
+@dataclass
+class Price:
+    """Bits that a nat is worth: the more, the longer and the further the rise is above its aim."""
+
+    first: float
+    gathered: float = 0.0
+    rise: float | None = None
+    """Averaged over a few moves, in ε."""
+
+    def at(self, rise: float, aim: float) -> float:
+        """The price after another look at the rise."""
+        self.rise = rise if self.rise is None else SMOOTHING * self.rise + (1 - SMOOTHING) * rise
+        error = min(max(math.log(max(self.rise, 0.05) / aim), -LARGEST_ERROR), LARGEST_ERROR)
+        self.gathered += GATHERING * error
+        return self.first * math.exp(self.gathered + ANSWER * error)
+
+
+class Descent:
+    """Trains a coded network (`state`); the empty network's loss is `empty` nats more than the original's.
+
+    `note` is told the estimated bytes and the loss on all examples at every look.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        weights: Mapping[str, Tensor],
+        state: State,
+        empty: float,
+        generator: torch.Generator,
+        note: Callable[[float, float], None],
+    ) -> None:
+        self.loss, self.weights, self.empty, self.note = loss, weights, empty, note
+        self._state = state
+        codes = {name: candidate for name, candidate in state.candidates.items() if candidate.code.symbols is not None}
+        self._fixed = dict(loss.placed({name: value for name, value in state.params.items() if name not in codes}))
+        self._latents = Latents(codes, weights, loss.placed.device, generator)
+
+    def copy(self) -> "Descent":
+        """A descent that goes on from here on its own."""
+        other = copy.copy(self)
+        other._latents = self._latents.copy()
+        return other
+
+    def run(self, epsilon: float, moves: int, detour: float, pace: float, end: float = END) -> State | None:
+        """The smallest network within ε that so many moves pass, at most as fast as `pace` (share of the usual).
+
+        For most of them the rise is let up to `detour` times ε, where a network becomes simple faster; at the end it is
+        to be `end`. From a loss above ε it comes down all the time. None if no network was within ε. The next run goes
+        on from the one found, or from the last.
+        """
+        empty = self.empty / epsilon
+        start, hold = (self.loss(self._decoded(self._latents)) - self.loss.original) / epsilon, 0.0
+        if start <= 1 or detour > end:
+            start, hold = max(detour, end), HOLD
+        else:  # steps that are right for a rise are its square root
+            self._latents.refine(math.ceil(math.sqrt(start)))
+        found, bits, kept = None, math.inf, self._latents.copy()
+        price = Price(START_PRICE * self._latents.bits / (2 * epsilon))
+        for number in range(moves if self._latents else 0):
+            left = min((1 - number / moves) / (1 - hold), 1.0)
+            aim = min(start**left * end ** (1 - left), FARTHEST * empty)
+            loss, leaves = self._loss_on_batch()
+            rise = (float(loss.detach()) - self.loss.original) / epsilon
+            limit = min(LOST * max(aim, 1.0), max(EMPTY * empty, aim))
+            if not rise <= limit:
+                pace *= self._recover(kept, self.loss.original + limit * epsilon)
+                continue
+            if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
+                kept = self._latents.copy()
+            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            self._latents.move(gradients, price.at(rise, aim), pace * _pace(number, moves))
+            looks = number >= (FIRST_LOOK * moves if hold else 0) and (number % LOOKS == 0 or number == moves - 1)
+            if looks and self._look(epsilon) and self._latents.bits < bits:
+                found, bits = self._latents.copy(), self._latents.bits
+        if found is None:
+            return None
+        self._latents = found
+        return self._coded()
+
+    def _recover(self, kept: Latents, limit: float) -> float:
+        """Go back to where the loss was right, and hold what alone would have taken it above the limit.
+
+        A unit of a few numbers (the bias of a query) may decide everything, and its gradient need not say so. Returns
+        by what the pace has to change: not at all if something can be held.
+        """
+        lost, self._latents, held = self._latents, kept.copy(), 0
+        for place, mixed in kept.with_one_of(lost):
+            if not self.loss.on_part(self._decoded(mixed)) <= limit:
+                held += self._latents.hold(place, lost)
+        return 1.0 if held else UNEXPLAINED
+
+    def _loss_on_batch(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The loss on a few examples, and what it can be differentiated by."""
+        leaves = self._latents.leaves()
+        return self.loss.on_batch(self._fixed | self._latents.decode(*leaves)), leaves
+
+    def _decoded(self, latents: Latents) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self._fixed | latents.decode(*latents.leaves())
+
+    def _look(self, epsilon: float) -> bool:
+        """Whether the network is within ε on all examples."""
+        loss = self.loss(self._decoded(self._latents))
+        self.note(self._latents.bits / 8, loss)
+        return loss <= self.loss.original + HEED * epsilon
+
+    def _coded(self) -> State:
+        """The network as the decoder would have it."""
+        codes = self._latents.codes()
+        params = self._state.params | {
+            name: to_tensor(code.decoded, tuple(self.weights[name].shape), self.weights[name].dtype)
+            for name, code in codes.items()
+        }
+        return State(self._state.candidates | codes, params, self.loss(params))
+
+
+def _pace(number: int, moves: int) -> float:
+    """Share of the full pace of a move."""
+    falling = (1 - (number + 1) / moves) / (1 - SLOWING)
+    return min((number + 1) / WARMING, 1.0) * min(falling + SLOWEST, 1.0)

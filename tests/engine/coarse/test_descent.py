@@ -1,0 +1,113 @@
+"""Descent keeps a loss where it is aimed at, comes within ε, and does not fall into what gradients do not show."""
+
+import math
+
+import pytest
+import torch
+from kolmogram.engine.coarse import descent as module
+from kolmogram.engine.coarse.descent import END, LOST, Descent, Price
+from kolmogram.engine.coarse.latents import Latents
+from kolmogram.engine.coarse.search import Search
+from kolmogram.engine.coarse.start import Start
+from kolmogram.engine.tasks import Task
+
+EPSILON = 0.25
+
+
+def descent_of(task, params, notes=None):
+    search = Search(task, params)
+    search.run([1e6])  # what the empty network loses
+    start = Start(search.loss, search.signatures, search.weights, search.matrices, search.generator).coded(EPSILON)
+    note = (lambda *_: None) if notes is None else lambda *at: notes.append(at)
+    return start, Descent(search.loss, search.weights, start, search._empty, search.generator, note)
+
+
+def test_it_takes_a_network_to_fewer_bytes_within_epsilon(task, params):
+    start, descent = descent_of(task, params, notes := [])
+    state = descent.run(EPSILON, 100, 2.0, 1.0)
+    assert state.estimated_bytes < start.estimated_bytes / 1.3
+    assert float(task.loss(state.params)) == pytest.approx(state.loss, rel=1e-6)
+    assert state.loss <= descent.loss.original + EPSILON
+    assert len(notes) == 1 + sum(number % module.LOOKS == 0 for number in range(67, 100)), "late looks, and the last"
+
+
+def test_it_goes_on_from_where_it_was_to_a_smaller_epsilon(task, params):
+    _, descent = descent_of(task, params)
+    rough = descent.run(EPSILON, 100, 2.0, 1.0)
+    fine = descent.run(EPSILON / 4, 50, END, 0.3) or descent.run(EPSILON / 4, 50, 0.6, 0.3, 0.6)
+    assert fine.loss <= descent.loss.original + EPSILON / 4 < rough.loss
+    assert fine.estimated_bytes > rough.estimated_bytes
+
+
+def test_copies_descend_alike_and_apart(task, params):
+    _, descent = descent_of(task, params)
+    other = descent.copy()
+    first = descent.run(EPSILON, 30, 2.0, 1.0)
+    second = other.run(EPSILON, 30, 2.0, 1.0)
+    assert first.estimated_bytes == second.estimated_bytes, "this task has no batches to draw"
+    assert first.candidates is not second.candidates
+
+
+def test_out_of_reach_is_none(task, params):
+    _, descent = descent_of(task, params)
+    assert descent.run(1e-9, 5, END, 1.0) is None
+
+
+def test_a_price_rises_while_the_loss_is_above_its_aim_and_falls_below():
+    price = Price(100.0)
+    above = [price.at(2.0, 1.0) for _ in range(20)]
+    assert above == sorted(above)
+    assert above[0] > 100
+    below = [price.at(0.5, 1.0) for _ in range(40)]
+    assert below[5:] == sorted(below[5:], reverse=True)
+    assert below[-1] < 100
+    assert math.isfinite(Price(1.0).at(-3.0, 1.0)), "a loss may be lower than the original's"
+
+
+class Guarded(Task):
+    """A network and a vector: its first number decides everything, but gradients only want all of it to be small."""
+
+    def __init__(self, task):
+        self.task = task
+        self.num_examples = task.num_examples
+
+    def loss(self, params):
+        cliff = 50.0 * (params["guard"].detach()[0] < 0.2)
+        pull = 0.01 * (params["guard"] ** 2).sum()
+        return self.task.loss({name: value for name, value in params.items() if name != "guard"}) + pull + cliff
+
+
+def test_a_number_that_decides_everything_is_held(task, params, monkeypatch):
+    held = []
+    hold = Latents.hold
+
+    def watched(latents, place, other):
+        held.append((place, hold(latents, place, other)))
+        return held[-1][1]
+
+    monkeypatch.setattr(Latents, "hold", watched)
+    guarded = {**params, "guard": torch.tensor([1.0, -1.0, 0.5, 0.0])}
+    _, descent = descent_of(Guarded(task), guarded)
+    state = descent.run(EPSILON, 100, 2.0, 1.0)
+    assert state.loss <= descent.loss.original + EPSILON
+    assert float(state.params["guard"][0]) > 0.2
+    assert held, "bytes have pulled at it"
+    assert all(place.stop - place.start == 4 for place, _ in held), "and at nothing else was the loss lost"
+
+
+def test_where_no_tensor_alone_explains_the_loss_the_pace_falls(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    assert descent._recover(descent._latents.copy(), math.inf) == module.UNEXPLAINED
+    paces = []
+    move, on_batch = Latents.move, descent.loss.on_batch
+    calls = iter(range(1000))
+
+    def unlucky(values):
+        loss = on_batch(values)
+        return loss + LOST * 100 if next(calls) == 20 else loss
+
+    monkeypatch.setattr(descent.loss, "on_batch", unlucky)
+    monkeypatch.setattr(Latents, "move", lambda *a: (paces.append(a[-1]), move(*a)))
+    descent.run(EPSILON, 40, 2.0, 1.0)
+    assert len(paces) == 39, "the lost move is not made up for"
+    assert paces[20] == pytest.approx(module.UNEXPLAINED * module._pace(21, 40))

@@ -1,0 +1,64 @@
+"""The start of descent: coded directly, well within ε, without what is of no use."""
+
+import pytest
+import torch
+from kolmogram.engine.coarse.search import Search
+from kolmogram.engine.coarse.start import CLOSE, LEAST_STRIDE, RISE, Start
+from kolmogram.engine.codec.representation import Kind
+from kolmogram.engine.tasks import Task
+
+
+def start_of(task, params, epsilon):
+    search = Search(task, params)
+    start = Start(search.loss, search.signatures, search.weights, search.matrices, search.generator)
+    return start, start.coded(epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.1, 0.01])
+def test_it_is_about_half_of_the_way(task, params, epsilon):
+    _, state = start_of(task, params, epsilon)
+    rise = state.loss - float(task.loss(params))
+    assert RISE / 30 * epsilon < rise <= RISE * epsilon, "it grows with the square of the step, or faster"
+    assert float(task.loss(state.params)) == pytest.approx(state.loss, rel=1e-6)
+    assert {code.code.kind for code in state.candidates.values()} <= {Kind.DIRECT, Kind.ZERO}
+
+
+def test_smaller_rises_cost_more_bytes(task, params):
+    sizes = [start_of(task, params, epsilon)[1].estimated_bytes for epsilon in (0.3, 0.03, 0.003)]
+    assert sizes == sorted(sizes)
+    assert sizes[2] > 1.2 * sizes[0]
+
+
+def test_tensors_of_no_use_are_dropped(task, params):
+    class Indifferent(Task):
+        num_examples = task.num_examples
+
+        def loss(self, p):
+            return task.loss({name: value for name, value in p.items() if name != "unused"})
+
+    _, state = start_of(Indifferent(), {**params, "unused": torch.randn(30, 30)}, 0.1)
+    assert state.candidates["unused"].code.kind == Kind.ZERO
+    assert state.candidates["up.weight"].code.kind == Kind.DIRECT
+
+
+def test_levels_end_close_to_each_other(task, params, monkeypatch):
+    tried = []
+    at = Start._at
+    monkeypatch.setattr(
+        Start, "_at", lambda self, a, level, dropped: (tried.append(level), at(self, a, level, dropped))[1]
+    )
+    _, state = start_of(task, params, 0.1)
+    assert len(tried) < 15
+    assert 0 < min(abs(level - tried[-1]) for level in tried[:-1]) <= max(CLOSE, LEAST_STRIDE)
+    assert state.loss > float(task.loss(params))
+
+
+def test_a_loss_that_minds_nothing_ends_too(params):
+    class Constant(Task):
+        num_examples = 10
+
+        def loss(self, p):
+            return p["up.weight"].sum() * 0 + 1.0
+
+    _, state = start_of(Constant(), params, 0.1)
+    assert all(code.code.kind == Kind.ZERO for code in state.candidates.values())
