@@ -127,9 +127,9 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
     sizes = [float(str(row["paper_bytes"])) for row in compared]
     low, high = 0.9 * min(sizes), 1.1 * max(sizes)
-    for share in (1, 0.5, 0.25, 0.125):
+    for share in (1, 1 / 4, 1 / 16, 1 / 64):
         axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
-        axes.annotate(f" {share:g}×", (high, share * high), color="0.5", fontsize=7, va="center", annotation_clip=False)
+        axes.annotate(f" {share:.3g}×", (high, share * high), color="0.5", fontsize=7, va="center", annotation_clip=False)
     axes.set(xscale="log", yscale="log", xlabel="the authors' method", ylabel="ours", xlim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 3)))
