@@ -129,7 +129,8 @@ def draw(rows: list[Row], path: Path) -> None:
     low, high = 0.9 * min(sizes), 1.1 * max(sizes)
     for share in (1, 1 / 4, 1 / 16, 1 / 64):
         axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
-        axes.annotate(f" {share:.3g}×", (high, share * high), color="0.5", fontsize=7, va="center", annotation_clip=False)
+        end = (high, share * high)
+        axes.annotate(f" {share:.3g}×", end, color="0.5", fontsize=7, va="center", annotation_clip=False)
     axes.set(xscale="log", yscale="log", xlabel="the authors' method", ylabel="ours", xlim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 3)))

@@ -64,22 +64,28 @@ class Averages:
 
 
 class Slot(NamedTuple):
-    """One tensor's place: its code at the start, what it decodes to, and its bases as float32 tensors."""
+    """One tensor's place: its code at the start, a tensor of its shape and type, and its bases in float32."""
 
     name: str
-    code: Candidate
+    start: Candidate
     like: Tensor
     bases: tuple[Tensor | None, Tensor | None]
 
     @property
+    def symbols(self) -> Tensor:
+        """At the start, flat."""
+        assert self.start.code.symbols is not None
+        return torch.from_numpy(self.start.code.symbols.astype(np.float32)).reshape(-1)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Of the matrix of symbols."""
-        return self.code.decoded.matrix.shape
+        return self.start.decoded.matrix.shape
 
     @property
     def axis(self) -> int:
         """Along which the symbols of one group lie: the groups are what is coded one after the other."""
-        return 1 if self.code.code.transposed else 0
+        return 1 if self.start.code.transposed else 0
 
     @property
     def group_size(self) -> int:
@@ -106,13 +112,12 @@ class Latents:
         generator: torch.Generator,
     ) -> None:
         self._slots = [_slot(name, code, weights[name], device) for name, code in codes.items()]
-        flat = [np.ravel(slot.code.code.symbols).astype(np.float32) for slot in self._slots]  # pyright: ignore
-        symbols = torch.from_numpy(np.concatenate(flat)) if flat else torch.zeros(0)
+        symbols = torch.cat([slot.symbols for slot in self._slots] or [torch.zeros(0)])
         jitter = torch.rand(symbols.shape, generator=generator).mul_(2 * JITTER).sub_(JITTER)
         self._values, self._symbols = (symbols + jitter).to(device), symbols.to(device)
-        steps = [math.log(step_size(slot.code.code.step)) for slot in self._slots]
+        steps = [math.log(step_size(slot.start.code.step)) for slot in self._slots]
         self._log_steps = torch.tensor(steps, dtype=torch.float64, device=device)
-        self._offsets = [slot.code.code.offset for slot in self._slots]
+        self._offsets = [slot.start.code.offset for slot in self._slots]
         counts = [torch.full((slot.groups,), float(slot.group_size)) for slot in self._slots]
         self._counts = torch.cat(counts or [torch.zeros(0)]).to(device)
         self._averages = Averages(self._values)
@@ -229,8 +234,8 @@ class Latents:
         parts = self._split(self._symbols.cpu())
         for slot, part, log_step, offset in zip(self._slots, parts, self._log_steps, self._offsets, strict=True):
             symbols = part.numpy().astype(np.int64)
-            code = replace(slot.code.code, step=nearest_step(math.exp(log_step)), offset=offset, symbols=symbols)
-            found[slot.name] = recoded(slot.code, code)
+            code = replace(slot.start.code, step=nearest_step(math.exp(log_step)), offset=offset, symbols=symbols)
+            found[slot.name] = recoded(slot.start, code)
         return found
 
     def _units(self) -> Tensor:
