@@ -105,8 +105,8 @@ class Descent:
             gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
             self._latents.move(gradients, price.at(rise, aim), pace * _pace(number, moves))
             looks = number >= (FIRST_LOOK * moves if hold else 0) and (number % LOOKS == 0 or number == moves - 1)
-            if looks and self._look(epsilon) and self._latents.bits < bits:
-                found, bits = self._latents.copy(), self._latents.bits
+            if looks and self._look(epsilon) and (size := self._latents.bits) < bits:
+                found, bits = self._latents.copy(), size
         if found is None:
             return None
         self._latents = found

@@ -4,7 +4,6 @@ For several ε it goes to one of them first, and from there on to the others.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from ..checkpoints.names import natural
 from ..codec.container import Encoded, Entry, encode, exact_code
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
@@ -53,7 +53,7 @@ class Search:
 
     def __post_init__(self) -> None:
         # Matrices first, and in the order of their names: what a file's own order is must make no difference.
-        named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, _natural(item[0])))
+        named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, natural(item[0])))
         buffers = getattr(self.task, "buffers", ())
         self.weights = {name: value.detach().cpu() for name, value in named if is_coarse(name, value, buffers)}
         self.exact = {name: value.detach().cpu() for name, value in named if name not in self.weights}
@@ -161,8 +161,3 @@ class Search:
             codes[name] = exact_code(value)
             entries.append(Entry(Signature(name, tuple(value.shape), value.dtype), codes[name]))
         return Point(encode(entries, state.decoded if state else None), codes, state)
-
-
-def _natural(name: str) -> tuple:
-    """Sorts layers.2 before layers.10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
