@@ -17,7 +17,8 @@ GRID = 64  # log noise levels are tried on a grid of 1/64, so that codes can be 
 
 def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, Basis]]:
     """The Fourier basis, if any, that each side of each matrix is worth trying in."""
-    return {name: (fourier_candidate(w), fourier_candidate(w.T)) for name, w in weights.items()}
+    sides = with_one_blas_thread_each(fourier_candidate, [side for w in weights.values() for side in (w, w.T)])
+    return dict(zip(weights, zip(sides[::2], sides[1::2], strict=True), strict=True))
 
 
 @dataclass(eq=False)

@@ -70,9 +70,9 @@ def moments(
         for name, gradient in zip(point, gradients, strict=True):
             if gradient is None:
                 continue
-            found = Moments(*(side.cpu() for side in uses.moments(name) or _gradient_moments(gradient)))
+            found = uses.moments(name) or _gradient_moments(gradient)
             total[name] = total[name].mixed(found, 1 / (draw + 1)) if name in total else found
-    return total
+    return {name: Moments(*(side.cpu() for side in found)) for name, found in total.items()}
 
 
 def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:

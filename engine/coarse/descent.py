@@ -5,7 +5,6 @@ keeps the loss where it should be: at first above ε, where a network becomes si
 quantisation with a price on entropy, as in Oktay et al. 2020; the price as a controller, as in dual ascent.)
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..codec.container import to_tensor
 from .latents import Latents
 from .loss import Loss
+from .replay import Replayed
 from .state import State
 
 WARMING, SLOWING, SLOWEST = 10, 0.5, 0.1  # moves after which the pace is full; share after which it falls, and to what
@@ -68,13 +68,12 @@ class Descent:
         self._state = state
         codes = {name: candidate for name, candidate in state.candidates.items() if candidate.code.symbols is not None}
         self._fixed = dict(loss.placed({name: value for name, value in state.params.items() if name not in codes}))
-        self._latents = Latents(codes, weights, loss.placed.device, generator)
-
-    def copy(self) -> "Descent":
-        """A descent that goes on from here on its own."""
-        other = copy.copy(self)
-        other._latents = self._latents.copy()
-        return other
+        device = loss.placed.device
+        self.latents = Latents(codes, weights, device, generator)
+        self._gradients = [torch.zeros_like(leaf) for leaf in self.latents.leaves()]
+        self._batch_loss, self._price, self._pace = torch.zeros(3, dtype=torch.float64, device=device)
+        self._differentiate = Replayed(self._loss_and_gradients, device, self._batch_loss)
+        self._move = Replayed(self._move_latents, device)
 
     def run(self, epsilon: float, moves: int, detour: float, pace: float, end: float = END) -> State | None:
         """The smallest network within ε that so many moves pass, at most as fast as `pace` (share of the usual).
@@ -84,32 +83,34 @@ class Descent:
         on from the one found, or from the last.
         """
         empty = self.empty / epsilon
-        start, hold = (self.loss(self._decoded(self._latents)) - self.loss.original) / epsilon, 0.0
+        start, hold = (self.loss(self._decoded(self.latents)) - self.loss.original) / epsilon, 0.0
         if start <= 1 or detour > end:
             start, hold = max(detour, end), HOLD
         else:  # steps that are right for a rise are its square root
-            self._latents.refine(math.ceil(math.sqrt(start)))
-        found, bits, kept = None, math.inf, self._latents.copy()
-        price = Price(START_PRICE * self._latents.bits / (2 * epsilon))
-        for number in range(moves if self._latents else 0):
+            self.latents.refine(math.ceil(math.sqrt(start)))
+        found, bits, kept = None, math.inf, self.latents.copy()
+        price = Price(START_PRICE * self.latents.bits / (2 * epsilon))
+        for number in range(moves if self.latents else 0):
             left = min((1 - number / moves) / (1 - hold), 1.0)
             aim = min(start**left * end ** (1 - left), FARTHEST * empty)
-            loss, leaves = self._loss_on_batch()
-            rise = (float(loss.detach()) - self.loss.original) / epsilon
+            self.loss.draw()
+            self._differentiate()
+            rise = (float(self._batch_loss) - self.loss.original) / epsilon
             limit = min(LOST * max(aim, 1.0), max(EMPTY * empty, aim))
             if not rise <= limit:
                 pace *= self._recover(kept, self.loss.original + limit * epsilon)
                 continue
             if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
-                kept = self._latents.copy()
-            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            self._latents.move(gradients, price.at(rise, aim), pace * _pace(number, moves))
+                kept = self.latents.copy()
+            self._price.fill_(price.at(rise, aim))
+            self._pace.fill_(pace * _pace(number, moves))
+            self._move()
             looks = number >= (FIRST_LOOK * moves if hold else 0) and (number % LOOKS == 0 or number == moves - 1)
-            if looks and self._look(epsilon) and (size := self._latents.bits) < bits:
-                found, bits = self._latents.copy(), size
+            if looks and self._look(epsilon) and (size := self.latents.bits) < bits:
+                found, bits = self.latents.copy(), size
         if found is None:
             return None
-        self._latents = found
+        self.latents.assign(found)
         return self._coded()
 
     def _recover(self, kept: Latents, limit: float) -> float:
@@ -118,16 +119,25 @@ class Descent:
         A unit of a few numbers (the bias of a query) may decide everything, and its gradient need not say so. Returns
         by what the pace has to change: not at all if something can be held.
         """
-        lost, self._latents, held = self._latents, kept.copy(), 0
+        lost, held = self.latents.copy(), 0
+        self.latents.assign(kept)
         for place, mixed in kept.with_one_of(lost):
             if not self.loss.on_part(self._decoded(mixed)) <= limit:
-                held += self._latents.hold(place, lost)
+                held += self.latents.hold(place, lost)
         return 1.0 if held else UNEXPLAINED
 
-    def _loss_on_batch(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The loss on a few examples, and what it can be differentiated by."""
-        leaves = self._latents.leaves()
-        return self.loss.on_batch(self._fixed | self._latents.decode(*leaves)), leaves
+    def _loss_and_gradients(self) -> None:
+        """The loss on the batch drawn last, and its slopes."""
+        leaves = self.latents.leaves()
+        loss = self.loss.on_batch(self._fixed | self.latents.decode(*leaves))
+        self._batch_loss.copy_(loss.detach())
+        for kept, gradient in zip(
+            self._gradients, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True
+        ):
+            kept.copy_(gradient)
+
+    def _move_latents(self) -> None:
+        self.latents.move(self._gradients, self._price, self._pace)
 
     def _decoded(self, latents: Latents) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -135,13 +145,13 @@ class Descent:
 
     def _look(self, epsilon: float) -> bool:
         """Whether the network is within ε on all examples."""
-        loss = self.loss(self._decoded(self._latents))
-        self.note(self._latents.bits / 8, loss)
+        loss = self.loss(self._decoded(self.latents))
+        self.note(self.latents.bits / 8, loss)
         return loss <= self.loss.original + HEED * epsilon
 
     def _coded(self) -> State:
         """The network as the decoder would have it."""
-        codes = self._latents.codes()
+        codes = self.latents.codes()
         params = self._state.params | {
             name: to_tensor(code.decoded, tuple(self.weights[name].shape), self.weights[name].dtype)
             for name, code in codes.items()

@@ -33,23 +33,23 @@ class Averages:
 
     def __init__(self, like: Tensor) -> None:
         self.gradient, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self._seen = 0
+        self.seen = torch.zeros((), dtype=torch.float64, device=like.device)
 
     def add(self, gradient: Tensor) -> None:
         """Take in another gradient."""
-        self._seen += 1
+        self.seen.add_(1)
         self.gradient.lerp_(gradient, 1 - MOMENTUM)
         self.square.mul_(MEMORY).addcmul_(gradient, gradient, value=1 - MEMORY)
 
     @property
     def mean(self) -> Tensor:
         """The mean gradient, without the zero that the average began at."""
-        return self.gradient / (1 - MOMENTUM**self._seen)
+        return self.gradient / (1 - MOMENTUM**self.seen)
 
     @property
     def magnitude(self) -> Tensor:
         """The root of the mean square, likewise."""
-        return (self.square / (1 - MEMORY**self._seen)).sqrt_()
+        return (self.square / (1 - MEMORY**self.seen)).sqrt_()
 
     @property
     def agreement(self) -> Tensor:
@@ -59,8 +59,14 @@ class Averages:
     def copy(self) -> "Averages":
         """Averages that go on on their own."""
         other = copy.copy(self)
-        other.gradient, other.square = self.gradient.clone(), self.square.clone()
+        other.gradient, other.square, other.seen = self.gradient.clone(), self.square.clone(), self.seen.clone()
         return other
+
+    def assign(self, other: "Averages") -> None:
+        """Become what the other is, in the same memory."""
+        self.gradient.copy_(other.gradient)
+        self.square.copy_(other.square)
+        self.seen.copy_(other.seen)
 
 
 class Slot(NamedTuple):
@@ -98,10 +104,14 @@ class Slot(NamedTuple):
         return self.shape[1 - self.axis]
 
 
+_MOVING = ("_values", "_symbols", "_log_steps", "_offsets", "_averages", "_step_averages", "_stretch_averages")
+
+
 class Latents:
     """All direct codes of a network in training: flat float32 vectors of N symbols in T tensors, G rows or columns.
 
-    `codes` and `weights` are theirs by name; everything is kept on `device`.
+    `codes` and `weights` are theirs by name; everything is kept on `device`, and in the same memory for good, so that
+    what is done to it can be replayed.
     """
 
     def __init__(
@@ -117,9 +127,13 @@ class Latents:
         self._values, self._symbols = (symbols + jitter).to(device), symbols.to(device)
         steps = [math.log(step_size(slot.start.code.step)) for slot in self._slots]
         self._log_steps = torch.tensor(steps, dtype=torch.float64, device=device)
-        self._offsets = [slot.start.code.offset for slot in self._slots]
+        offsets = [float(slot.start.code.offset) for slot in self._slots]
+        self._offsets = torch.tensor(offsets, dtype=torch.float64, device=device)
         counts = [torch.full((slot.groups,), float(slot.group_size)) for slot in self._slots]
         self._counts = torch.cat(counts or [torch.zeros(0)]).to(device)
+        groups = torch.arange(len(self._counts)).split([slot.groups for slot in self._slots])
+        groups = [part.unsqueeze(slot.axis) for slot, part in zip(self._slots, groups, strict=True)]
+        self._group_of, self._tensor_of = self._numbered(groups), self._numbered(torch.arange(len(self)))
         self._averages = Averages(self._values)
         self._step_averages, self._stretch_averages = Averages(self._log_steps), Averages(self._log_steps)
 
@@ -129,12 +143,16 @@ class Latents:
     def copy(self) -> "Latents":
         """Latents that move on their own."""
         other = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Averages):
-                setattr(other, name, value.copy())
-            elif isinstance(value, Tensor):
-                setattr(other, name, value.clone())
+        for name in _MOVING:
+            value = getattr(self, name)
+            setattr(other, name, value.copy() if isinstance(value, Averages) else value.clone())
         return other
+
+    def assign(self, other: "Latents") -> None:
+        """Become what a copy is, in the same memory."""
+        for name in _MOVING:
+            value, new = getattr(self, name), getattr(other, name)
+            value.assign(new) if isinstance(value, Averages) else value.copy_(new)
 
     @property
     def bits(self) -> float:
@@ -154,7 +172,7 @@ class Latents:
         """The tensors that these stand for, in float32 arithmetic."""
         decoded = {}
         for slot, part, step, offset in zip(self._slots, self._split(symbols), steps, self._offsets, strict=True):
-            matrix = (part + offset if offset else part) * step
+            matrix = (part + offset) * step
             left, right = slot.bases
             if left is not None:
                 matrix = left.T @ matrix
@@ -163,24 +181,24 @@ class Latents:
             decoded[slot.name] = matrix.reshape(slot.like.shape).to(slot.like.dtype)
         return decoded
 
-    def move(self, gradients: Sequence[Tensor], price: float, pace: float) -> None:
+    def move(self, gradients: Sequence[Tensor], price: Tensor, pace: Tensor) -> None:
         """Move integers and steps against their gradients (nats per unit) and against their bytes.
 
-        `price` is in bits per nat, `pace` the share of the full one.
+        `price` is in bits per nat, `pace` the share of the full one: float64 scalars on the device.
         """
         gradient, step_gradient = (torch.nan_to_num(each, 0.0, 0.0, 0.0) for each in gradients)
         units = self._units()
         self._stretch(gradient, units, price, pace)
         self._averages.add(gradient)
-        scale = PACE * pace / (self._averages.magnitude.mul_(price).add_(DAMPING))
-        self._values.addcmul_(scale, self._averages.mean, value=-price)
+        scale = self._averages.magnitude.mul_(price).add_(DAMPING).reciprocal_().mul_(PACE * pace)
+        self._values.addcmul_(scale * -price, self._averages.mean)
         pull = scale.mul_(units)
         self._values.sub_(torch.clamp(self._values, -pull, pull))
-        self._symbols = self._values.round()
+        torch.round(self._values, out=self._symbols)
         self._step_averages.add(step_gradient * self._log_steps.exp())
-        self._log_steps.sub_(self._step_averages.agreement, alpha=STEP_PACE * pace)
+        self._log_steps.sub_(self._step_averages.agreement * (STEP_PACE * pace))
 
-    def _stretch(self, gradient: Tensor, units: Tensor, price: float, pace: float) -> None:
+    def _stretch(self, gradient: Tensor, units: Tensor, price: Tensor, pace: Tensor) -> None:
         """Change steps and leave the weights alone: a coarser step has fewer units to code and rounds more away.
 
         Only units beyond the first count as saved: a lone one does not become cheaper, it vanishes.
@@ -188,26 +206,24 @@ class Latents:
         noise = self._sums(gradient * (self._symbols - self._values))
         saved = self._sums((self._symbols.abs() - 1).clamp_(min=0).mul_(units))
         self._stretch_averages.add(price * noise - saved)
-        finer = self._stretch_averages.agreement * (STRETCH_PACE * pace)
-        finer[[index for index, offset in enumerate(self._offsets) if offset]] = 0  # offsets are integers
+        finer = self._stretch_averages.agreement * (STRETCH_PACE * pace) * (self._offsets == 0)  # these are integers
         self._log_steps.sub_(finer)
         self._scale(finer.exp())
 
     def _scale(self, factors: Tensor) -> None:
         """Measure in units that are finer by these factors ([T])."""
-        parts = zip(*map(self._split, (self._values, self._averages.gradient, self._averages.square)), strict=True)
-        for (values, gradient, square), factor in zip(parts, factors.float(), strict=True):
-            values.mul_(factor)
-            gradient.div_(factor)
-            square.div_(factor * factor)
+        each = factors.float().index_select(0, self._tensor_of)
+        self._values.mul_(each)
+        self._averages.gradient.div_(each)
+        self._averages.square.div_(each.square_())
 
     def refine(self, factor: int) -> None:
         """Code the same network with steps that are finer by a factor: every integer is multiplied by it."""
         self._values.add_(self._symbols, alpha=factor - 1)
-        self._symbols = self._symbols * factor
+        self._symbols.mul_(factor)
         self._averages.gradient.div_(factor)
         self._averages.square.div_(factor**2)
-        self._offsets = [offset * factor for offset in self._offsets]
+        self._offsets.mul_(factor)
         self._log_steps.sub_(math.log(factor))
 
     def with_one_of(self, other: "Latents") -> Iterable[tuple[slice, "Latents"]]:
@@ -231,21 +247,17 @@ class Latents:
     def codes(self) -> dict[str, Candidate]:
         """The codes as they are now."""
         found = {}
-        parts = self._split(self._symbols.cpu())
-        for slot, part, log_step, offset in zip(self._slots, parts, self._log_steps, self._offsets, strict=True):
+        parts, log_steps, offsets = self._split(self._symbols.cpu()), self._log_steps.tolist(), self._offsets.tolist()
+        for slot, part, log_step, offset in zip(self._slots, parts, log_steps, offsets, strict=True):
             symbols = part.numpy().astype(np.int64)
-            code = replace(slot.start.code, step=nearest_step(math.exp(log_step)), offset=offset, symbols=symbols)
+            code = replace(slot.start.code, step=nearest_step(math.exp(log_step)), offset=int(offset), symbols=symbols)
             found[slot.name] = recoded(slot.start, code)
         return found
 
     def _units(self) -> Tensor:
         """Bits of another unit of magnitude in the group of every symbol ([N])."""
         unit = -torch.log2(_ratio(self._totals() / self._counts, self._counts))
-        units = torch.empty_like(self._symbols)
-        groups = unit.split([slot.groups for slot in self._slots])
-        for slot, part, group in zip(self._slots, self._split(units), groups, strict=True):
-            part.copy_(group.unsqueeze(slot.axis))
-        return units
+        return unit.index_select(0, self._group_of)
 
     def _totals(self) -> Tensor:
         """Sums of magnitudes of the groups ([G])."""
@@ -256,6 +268,13 @@ class Latents:
     def _sums(self, flat: Tensor) -> Tensor:
         """Sums over every tensor ([T])."""
         return torch.stack([part.sum() for part in self._split(flat)] or [flat]).double()
+
+    def _numbered(self, parts: Iterable[Tensor]) -> Tensor:
+        """What each symbol belongs to ([N] int32), given that of every tensor's symbols."""
+        flat = torch.empty(len(self._symbols), dtype=torch.int32)
+        for place, part in zip(self._split(flat), parts, strict=True):
+            place.copy_(part)
+        return flat.to(self._symbols.device)
 
     def _split(self, flat: Tensor) -> list[Tensor]:
         """The matrices ([m, n], views) in a flat vector."""

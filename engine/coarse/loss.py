@@ -14,12 +14,28 @@ PART, BATCH = 800, 256
 """Examples that decisions are taken on, and that a move of all integers looks at."""
 
 
+MANY = 1 << 16  # examples, of which so few are drawn that none comes twice, or hardly ever
+
+
 def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
     """The task on about `size` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
-    subset = getattr(task, "subset", None)
-    if subset is None or (task.num_examples or 0) < 1.5 * size:
-        return task
-    return subset(size, generator)
+    drawn = _drawn(task, generator, size)
+    return task if drawn is None else _on(task, drawn)
+
+
+def _drawn(task: Task, generator: torch.Generator, size: int) -> Tensor | None:
+    """So many examples of the task by their numbers; None if it is small or cannot be divided."""
+    if not hasattr(task, "subset") or (task.num_examples or 0) < 1.5 * size:
+        return None
+    count = task.num_examples
+    assert count is not None
+    if count > MANY:
+        return torch.randint(count, (size,), generator=generator)
+    return torch.randperm(count, generator=generator)[:size]
+
+
+def _on(task: Task, examples: Tensor) -> Task:
+    return task.subset(examples.to(task.device))  # pyright: ignore[reportAttributeAccessIssue]: optional in a task
 
 
 class Loss:
@@ -42,6 +58,7 @@ class Loss:
         self.evaluations = 0
         self._generator = generator
         self._part = part_of(task, generator)
+        self._batch: Tensor | None = None
         self.original = self(original)
         if self.original == math.inf:
             raise KolmogramError(
@@ -55,10 +72,17 @@ class Loss:
         """The loss on the part: the same examples at every call, so that differences mean something."""
         return self._value(self._part, params)
 
-    def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
-        """The loss on examples drawn afresh, to be differentiated."""
+    def draw(self) -> None:
+        """Another batch of examples, in the memory of the one before."""
         self.evaluations += 1
-        return part_of(self.task, self._generator, BATCH).loss({**self.fixed, **params})
+        drawn = _drawn(self.task, self._generator, BATCH)
+        if drawn is not None:
+            self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn)
+
+    def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
+        """The loss on the examples drawn last, to be differentiated."""
+        task = self.task if self._batch is None else _on(self.task, self._batch)
+        return task.loss({**self.fixed, **params})
 
     def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1

@@ -89,15 +89,17 @@ class Search:
         coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
         start = self._offered(coder.coded(first))
         descent = Descent(self.loss, self.weights, start, self._empty, self.generator, self._note)
+        started = descent.latents.copy()
         for detour in (DETOUR, END):  # what is lost far from ε may not come back
-            back = descent.copy()
-            if self._descend(back, first, moves, detour):
+            descent.latents.assign(started)
+            if self._descend(descent, first, moves, detour):
                 break
-        further = back.copy()
+        found = descent.latents.copy()
         for epsilon in reversed(near[:-1]):
-            self._descend(back, epsilon, fewer, pace=BACK_PACE)
+            self._descend(descent, epsilon, fewer, pace=BACK_PACE)
+        descent.latents.assign(found)
         for epsilon in asked[len(near) :]:
-            self._descend(further, epsilon, fewer)
+            self._descend(descent, epsilon, fewer)
         for epsilon in [epsilon for epsilon, best in self._best.items() if best is None]:
             self._offered(coder.coded(epsilon))
 

@@ -137,11 +137,10 @@ class ModularTask(Task):
         labels = drawn_labels(logits, generator)
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def subset(self, size: int, generator: torch.Generator) -> "ModularTask":
-        """The same task on `size` of its training pairs, drawn without replacement."""
-        chosen = torch.randperm(len(self.train), generator=generator)[:size].to(self.train.labels.device)
+    def subset(self, examples: Tensor) -> "ModularTask":
+        """The same task on these of its training pairs."""
         part = copy.copy(self)
-        part.train = Examples(self.train.pairs[chosen], self.train.labels[chosen])
+        part.train = Examples(self.train.pairs[examples], self.train.labels[examples])
         part.num_examples = len(part.train)
         return part
 

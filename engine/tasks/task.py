@@ -26,8 +26,8 @@ class Task(ABC):
     - `sampled_loss(params, generator) -> (n,)`: the same with labels drawn from the model (Fisher statistics)
     - `error_rate(params) -> float`: share of training examples that are wrong (generalisation bounds)
     - `test_loss(params) -> Tensor`: scalar, nats per example on held-out data
-    - `subset(size, generator) -> Task`: the task on about `size` of its examples, drawn at random (the search asks a
-      part of them where a decision is not final)
+    - `subset(examples) -> Task`: the task on these of its `num_examples` training examples ((k,) int64, where its data
+      are), or on about as many (the search asks a part of them where a decision is not final)
     - `accuracies(params) -> dict[str, float]`: further columns of the trajectory, by name
     """
 
@@ -94,12 +94,13 @@ class ModuleTask(Task):
         assert isinstance(total, Tensor)
         return total / sum(len(targets) for _, targets in self._batches)
 
-    def subset(self, size: int, generator: torch.Generator) -> "ModuleTask":
-        """The same task on as many of its batches, in random order, as hold `size` targets."""
+    def subset(self, examples: Tensor) -> "ModuleTask":
+        """The same task on whole batches that hold these targets, in their order, until there are as many."""
+        ends = torch.tensor([len(targets) for _, targets in self._batches]).cumsum(0)
         part = copy.copy(self)
         part._batches, part.num_examples = [], 0
-        for index in torch.randperm(len(self._batches), generator=generator).tolist():
-            if part.num_examples >= size:
+        for index in dict.fromkeys(torch.bucketize(examples.cpu(), ends, right=True).tolist()):
+            if part.num_examples >= len(examples):
                 break
             part._batches.append(self._batches[index])
             part.num_examples += len(self._batches[index][1])
@@ -137,9 +138,12 @@ class ClassifierTask(ModuleTask):
 
 def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """A label (n,) for each row of logits (n, classes), drawn from what they say, where the generator is."""
-    where = generator.device if generator is not None else logits.device
-    drawn = torch.multinomial(logits.detach().softmax(-1).to(where), 1, generator=generator)
-    return drawn.squeeze(1).to(logits.device)
+    shares = logits.detach().softmax(-1)
+    if generator is None or generator.device == logits.device:
+        return torch.multinomial(shares, 1, generator=generator).squeeze(1)
+    # Only one number a row travels: the first class up to which the shares add up to it.
+    numbers = torch.rand(len(logits), 1, generator=generator, device=generator.device).to(logits.device)
+    return (shares.cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -56,6 +56,23 @@ def test_parts_are_examples_of_the_task_without_repetition(modular):
     assert modular.num_examples == int(0.6 * 53 * 53), "the task itself is as it was"
 
 
+def test_of_many_examples_few_are_drawn_without_listing_all():
+    class Numbers(Task):
+        num_examples = 10**12
+
+        def loss(self, params):
+            return params["w"].sum()
+
+        def subset(self, examples):
+            part = Numbers()
+            part.drawn = examples
+            return part
+
+    first, second = (part_of(Numbers(), torch.Generator().manual_seed(seed)).drawn for seed in (0, 1))
+    assert len(first) == len(set(first.tolist()) | set(second.tolist())) - PART == PART
+    assert 0 <= int(first.min()) < 10**12 / 10 < int(first.max()) < 10**12
+
+
 def test_a_module_is_divided_by_its_batches():
     task = Task.from_module(torch.nn.Linear(4, 3), batches(20), F.cross_entropy)
     part = part_of(task, torch.Generator().manual_seed(0))
@@ -69,11 +86,16 @@ def test_a_batch_is_drawn_afresh_and_can_be_differentiated(modular, weights):
     loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
     point = {name: value.clone().requires_grad_() for name, value in weights.items()}
     before = loss.evaluations
-    first, second = loss.on_batch(point), loss.on_batch(point)
+
+    def on_another(params):
+        loss.draw()
+        return loss.on_batch(params)
+
+    first, second = on_another(point), on_another(point)
     assert loss.evaluations == before + 2
-    assert first != second
+    assert first != second == loss.on_batch(point), "until another is drawn it is the same"
     assert torch.autograd.grad(first, point["embedding.weight"])[0].any()
-    values = torch.stack([loss.on_batch(weights) for _ in range(60)])
+    values = torch.stack([on_another(weights) for _ in range(60)])
     error = float(values.std()) / 60**0.5
     assert float(values.mean()) == pytest.approx(loss(weights), abs=4 * error), "and it is all of them in the mean"
 

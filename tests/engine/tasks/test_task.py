@@ -2,6 +2,7 @@ import pytest
 import torch
 from kolmogram import Task
 from kolmogram.engine.errors import TaskError
+from kolmogram.engine.tasks.task import drawn_labels
 from torch import nn
 
 
@@ -111,3 +112,15 @@ def test_a_classifier_also_has_per_example_and_sampled_losses(model, batches):
 def test_other_losses_promise_no_labels(model, batches):
     task = Task.from_module(model, batches, lambda outputs, targets: nn.functional.cross_entropy(outputs, targets))
     assert not hasattr(task, "sampled_loss")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_labels_drawn_on_a_gpu_come_as_often_as_the_network_says():
+    shares = torch.tensor([0.5, 0.0, 0.2, 0.3], device="cuda")
+    drawn = drawn_labels(shares.log().expand(20_000, 4), torch.Generator().manual_seed(0))
+    assert drawn.device.type == "cuda"
+    # A share of 20,000 is known to 0.0035, one standard deviation.
+    torch.testing.assert_close(drawn.bincount(minlength=4) / 20_000, shares, rtol=0, atol=0.015)
+    again = drawn_labels(shares.log().expand(20_000, 4), torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again), "the generator decides"
