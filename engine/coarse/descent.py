@@ -70,7 +70,7 @@ class Descent:
         self._fixed = dict(loss.placed({name: value for name, value in state.params.items() if name not in codes}))
         device = loss.placed.device
         self.latents = Latents(codes, weights, device, generator)
-        self._gradients = [torch.zeros_like(leaf) for leaf in self.latents.leaves()]
+        self._gradient = torch.zeros_like(self.latents.symbols, requires_grad=False)
         self._batch_loss, self._price, self._pace = torch.zeros(3, dtype=torch.float64, device=device)
         self._differentiate = Replayed(self._loss_and_gradients, device, self._batch_loss)
         self._move = Replayed(self._move_latents, device)
@@ -128,20 +128,17 @@ class Descent:
 
     def _loss_and_gradients(self) -> None:
         """The loss on the batch drawn last, and its slopes."""
-        leaves = self.latents.leaves()
-        loss = self.loss.on_batch(self._fixed | self.latents.decode(*leaves))
+        symbols = self.latents.symbols
+        loss = self.loss.on_batch(self._fixed | self.latents.decode(symbols))
         self._batch_loss.copy_(loss.detach())
-        for kept, gradient in zip(
-            self._gradients, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True
-        ):
-            kept.copy_(gradient)
+        self._gradient.copy_(torch.autograd.grad(loss, symbols, materialize_grads=True)[0])
 
     def _move_latents(self) -> None:
-        self.latents.move(self._gradients, self._price, self._pace)
+        self.latents.move(self._gradient, self._price, self._pace)
 
     def _decoded(self, latents: Latents) -> dict[str, Tensor]:
         with torch.no_grad():
-            return self._fixed | latents.decode(*latents.leaves())
+            return self._fixed | latents.decode(latents.symbols)
 
     def _look(self, epsilon: float) -> bool:
         """Whether the network is within ε on all examples."""

@@ -9,7 +9,7 @@ step saves bytes and adds noise (Esser et al. 2020 learn steps from that noise; 
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -79,9 +79,10 @@ class Slot(NamedTuple):
 
     @property
     def symbols(self) -> Tensor:
-        """At the start, flat."""
+        """At the start, group after group."""
         assert self.start.code.symbols is not None
-        return torch.from_numpy(self.start.code.symbols.astype(np.float32)).reshape(-1)
+        symbols = torch.from_numpy(self.start.code.symbols.astype(np.float32))
+        return (symbols if self.axis else symbols.T).reshape(-1)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,6 +111,7 @@ _MOVING = ("_values", "_symbols", "_log_steps", "_offsets", "_averages", "_step_
 class Latents:
     """All direct codes of a network in training: flat float32 vectors of N symbols in T tensors, G rows or columns.
 
+    Symbols lie in the order in which they are coded, so that those of a row or column are neighbours.
     `codes` and `weights` are theirs by name; everything is kept on `device`, and in the same memory for good, so that
     what is done to it can be replayed.
     """
@@ -131,9 +133,9 @@ class Latents:
         self._offsets = torch.tensor(offsets, dtype=torch.float64, device=device)
         counts = [torch.full((slot.groups,), float(slot.group_size)) for slot in self._slots]
         self._counts = torch.cat(counts or [torch.zeros(0)]).to(device)
-        groups = torch.arange(len(self._counts)).split([slot.groups for slot in self._slots])
-        groups = [part.unsqueeze(slot.axis) for slot, part in zip(self._slots, groups, strict=True)]
-        self._group_of, self._tensor_of = self._numbered(groups), self._numbered(torch.arange(len(self)))
+        sizes = torch.tensor([math.prod(slot.shape) for slot in self._slots], dtype=torch.int64)
+        self._group_of = _numbered(self._counts.long().cpu()).to(device)
+        self._tensor_of = _numbered(sizes).to(device)
         self._averages = Averages(self._values)
         self._step_averages, self._stretch_averages = Averages(self._log_steps), Averages(self._log_steps)
 
@@ -157,22 +159,30 @@ class Latents:
     @property
     def bits(self) -> float:
         """Estimated bits of the codes."""
-        totals = self._totals()
+        totals = self._group_sums(self._symbols.abs())
         ratio = _ratio(totals / self._counts, self._counts)
         zero, unit = torch.log2((1 + ratio) / (1 - ratio)), -torch.log2(ratio)
         groups = zero * self._counts + unit * totals + GROUP_BITS
         return float(groups.sum()) + TENSOR_BITS * len(self)
 
-    def leaves(self) -> tuple[Tensor, Tensor]:
-        """What the loss is differentiated by: the symbols ([N]) and the steps ([T])."""
-        exponents = (self._log_steps * (OCTAVE / math.log(2))).round() / OCTAVE
-        return self._symbols.detach().requires_grad_(), torch.exp2(exponents).float().requires_grad_()
+    @property
+    def steps(self) -> Tensor:
+        """The steps ([T], float64) that a file can hold."""
+        return torch.exp2((self._log_steps * (OCTAVE / math.log(2))).round_().div_(OCTAVE))
 
-    def decode(self, symbols: Tensor, steps: Tensor) -> dict[str, Tensor]:
-        """The tensors that these stand for, in float32 arithmetic."""
-        decoded = {}
-        for slot, part, step, offset in zip(self._slots, self._split(symbols), steps, self._offsets, strict=True):
-            matrix = (part + offset) * step
+    @property
+    def symbols(self) -> Tensor:
+        """The integers ([N], float32), to differentiate by."""
+        return self._symbols.detach().requires_grad_()
+
+    def decode(self, symbols: Tensor) -> dict[str, Tensor]:
+        """The tensors that these stand for."""
+        decoded, steps = {}, self.steps
+        shifts = (self._offsets * steps).float()
+        for slot, part, shift in zip(self._slots, self._split(symbols * self._each(steps)), shifts, strict=True):
+            matrix = part if slot.axis else part.T
+            if slot.start.code.offset:
+                matrix = matrix + shift
             left, right = slot.bases
             if left is not None:
                 matrix = left.T @ matrix
@@ -181,38 +191,42 @@ class Latents:
             decoded[slot.name] = matrix.reshape(slot.like.shape).to(slot.like.dtype)
         return decoded
 
-    def move(self, gradients: Sequence[Tensor], price: Tensor, pace: Tensor) -> None:
-        """Move integers and steps against their gradients (nats per unit) and against their bytes.
+    def move(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
+        """Move integers and steps against the gradient (nats per unit, [N]) and against their bytes.
 
         `price` is in bits per nat, `pace` the share of the full one: float64 scalars on the device.
         """
-        gradient, step_gradient = (torch.nan_to_num(each, 0.0, 0.0, 0.0) for each in gradients)
-        units = self._units()
-        self._stretch(gradient, units, price, pace)
+        gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+        units = self._stretch(gradient, price, pace)
         self._averages.add(gradient)
         scale = self._averages.magnitude.mul_(price).add_(DAMPING).reciprocal_().mul_(PACE * pace)
         self._values.addcmul_(scale * -price, self._averages.mean)
         pull = scale.mul_(units)
         self._values.sub_(torch.clamp(self._values, -pull, pull))
         torch.round(self._values, out=self._symbols)
-        self._step_averages.add(step_gradient * self._log_steps.exp())
-        self._log_steps.sub_(self._step_averages.agreement * (STEP_PACE * pace))
 
-    def _stretch(self, gradient: Tensor, units: Tensor, price: Tensor, pace: Tensor) -> None:
-        """Change steps and leave the weights alone: a coarser step has fewer units to code and rounds more away.
+    def _stretch(self, gradient: Tensor, price: Tensor, pace: Tensor) -> Tensor:
+        """Change the steps in their two ways. Returns the bits of another unit of magnitude for every symbol ([N]).
 
-        Only units beyond the first count as saved: a lone one does not become cheaper, it vanishes.
+        A step that is coarser, the weights left alone, has fewer units to code and rounds more away. Only units beyond
+        the first count as saved: a lone one does not become cheaper, it vanishes.
         """
-        noise = self._sums(gradient * (self._symbols - self._values))
-        saved = self._sums((self._symbols.abs() - 1).clamp_(min=0).mul_(units))
+        slopes = self._products(gradient, self._symbols)
+        noise = slopes - self._products(gradient, self._values)
+        magnitudes = self._symbols.abs()
+        totals = self._group_sums(magnitudes)
+        unit = _unit(totals, self._counts)
+        saved = self._tensor_sums(unit * (totals - self._group_sums(magnitudes.clamp_(max=1))))
         self._stretch_averages.add(price * noise - saved)
         finer = self._stretch_averages.agreement * (STRETCH_PACE * pace) * (self._offsets == 0)  # these are integers
-        self._log_steps.sub_(finer)
         self._scale(finer.exp())
+        self._step_averages.add(slopes + self._offsets * self._sums_where_offset(gradient))
+        self._log_steps.sub_(self._step_averages.agreement * (STEP_PACE * pace) + finer)
+        return unit.index_select(0, self._group_of)
 
     def _scale(self, factors: Tensor) -> None:
         """Measure in units that are finer by these factors ([T])."""
-        each = factors.float().index_select(0, self._tensor_of)
+        each = self._each(factors)
         self._values.mul_(each)
         self._averages.gradient.div_(each)
         self._averages.square.div_(each.square_())
@@ -249,42 +263,55 @@ class Latents:
         found = {}
         parts, log_steps, offsets = self._split(self._symbols.cpu()), self._log_steps.tolist(), self._offsets.tolist()
         for slot, part, log_step, offset in zip(self._slots, parts, log_steps, offsets, strict=True):
-            symbols = part.numpy().astype(np.int64)
+            symbols = (part if slot.axis else part.T).numpy().astype(np.int64)
             code = replace(slot.start.code, step=nearest_step(math.exp(log_step)), offset=int(offset), symbols=symbols)
             found[slot.name] = recoded(slot.start, code)
         return found
 
-    def _units(self) -> Tensor:
-        """Bits of another unit of magnitude in the group of every symbol ([N])."""
-        unit = -torch.log2(_ratio(self._totals() / self._counts, self._counts))
-        return unit.index_select(0, self._group_of)
+    def _group_sums(self, flat: Tensor) -> Tensor:
+        """Sums over every group ([G])."""
+        return torch.cat([part.sum(1) for part in self._split(flat)] or [self._counts])
 
-    def _totals(self) -> Tensor:
-        """Sums of magnitudes of the groups ([G])."""
-        parts = self._split(self._symbols.abs())
-        sums = [part.sum(slot.axis) for slot, part in zip(self._slots, parts, strict=True)]
-        return torch.cat(sums or [self._counts])
+    def _tensor_sums(self, of_groups: Tensor) -> Tensor:
+        """Sums over the groups of every tensor ([T])."""
+        parts = of_groups.split([slot.groups for slot in self._slots])
+        return torch.stack([part.sum() for part in parts]).double()
 
-    def _sums(self, flat: Tensor) -> Tensor:
-        """Sums over every tensor ([T])."""
-        return torch.stack([part.sum() for part in self._split(flat)] or [flat]).double()
+    def _products(self, one: Tensor, other: Tensor) -> Tensor:
+        """Inner products of every tensor's part of two flat vectors ([T])."""
+        sizes = [math.prod(slot.shape) for slot in self._slots]
+        products = [torch.dot(a, b) for a, b in zip(one.split(sizes), other.split(sizes), strict=True)]
+        return torch.stack(products).double()
 
-    def _numbered(self, parts: Iterable[Tensor]) -> Tensor:
-        """What each symbol belongs to ([N] int32), given that of every tensor's symbols."""
-        flat = torch.empty(len(self._symbols), dtype=torch.int32)
-        for place, part in zip(self._split(flat), parts, strict=True):
-            place.copy_(part)
-        return flat.to(self._symbols.device)
+    def _sums_where_offset(self, flat: Tensor) -> Tensor:
+        """Sums over the tensors that have an offset ([T], zero for the others)."""
+        parts = zip(self._slots, self._split(flat), strict=True)
+        sums = [part.sum() if slot.start.code.offset else flat.new_zeros(()) for slot, part in parts]
+        return torch.stack(sums).double()
+
+    def _each(self, of_tensors: Tensor) -> Tensor:
+        """What holds for a tensor ([T]) for each of its symbols ([N], float32)."""
+        return of_tensors.float().index_select(0, self._tensor_of)
 
     def _split(self, flat: Tensor) -> list[Tensor]:
-        """The matrices ([m, n], views) in a flat vector."""
+        """The tensors in a flat vector: [groups, symbols in a group], views."""
         parts = flat.split([math.prod(slot.shape) for slot in self._slots])
-        return [part.view(slot.shape) for slot, part in zip(self._slots, parts, strict=True)]
+        return [part.view(slot.groups, slot.group_size) for slot, part in zip(self._slots, parts, strict=True)]
 
 
 def _slot(name: str, code: Candidate, like: Tensor, device: torch.device) -> Slot:
     left, right = (b if b is None else torch.from_numpy(b).float().to(device) for b in code.decoded.bases)
     return Slot(name, code, like, (left, right))
+
+
+def _numbered(sizes: Tensor) -> Tensor:
+    """0 as often as the first of `sizes` says, then 1 as often as the second, and so on (int32)."""
+    return torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
+
+
+def _unit(totals: Tensor, counts: Tensor) -> Tensor:
+    """Bits of another unit of magnitude in groups of so many symbols whose magnitudes add up to `totals`."""
+    return -torch.log2(_ratio(totals / counts, counts))
 
 
 def _ratio(means: Tensor, counts: Tensor) -> Tensor:

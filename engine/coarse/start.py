@@ -1,7 +1,9 @@
 """Where descent starts: a network coded directly, a little above its original loss, without what is of no use to it.
 
-All tensors are coded at one noise level under the curvature of the loss, errors being fed back, as coarsely as the loss
-allows. A start that is finer takes descent too long; one without error feedback is finer.
+Tensors are coded at one noise level under the curvature of the loss, errors being fed back, as coarsely as the loss
+allows. A start that is finer takes descent too long; one without error feedback is finer. Curvature does not see
+everything: a few small tensors (the bias of a query) can make all others finer. The loss itself tells which these are,
+and they alone become finer.
 """
 
 import math
@@ -22,6 +24,9 @@ from .state import State
 from .tensor_coder import Candidate
 
 RISE, FREE_RISE = 0.5, 0.05  # shares of ε: of the start, and of dropping whole tensors
+SMALL, EXCESS, NOTHING = 0.05, 4.0, 0.02  # share of the bits of a small tensor; times its share of the bits, and share
+# of the rise, up to which it may be to blame for the rise
+FINER, ROUNDS = 1.0, 4  # log noise that it is made finer by at most, at a time; how often
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL, COARSEST_LEVEL = -4.0, 0.5, 2.0, -25.0, 25.0  # of log noise
 CLOSE = 0.3  # log noise levels this close are not told apart further
@@ -48,13 +53,18 @@ class Start:
         """The network at about half of the rise that ε allows; at more if nothing is fine enough."""
         dropped = self._useless(FREE_RISE * epsilon)
         assembler = self._assembler(dropped)
-        level, goal = FIRST_LEVEL, RISE * epsilon
+        assembler.plan(dict.fromkeys(self.weights, FIRST_LEVEL))
+        level, goal, finer, rounds = FIRST_LEVEL, RISE * epsilon, dict.fromkeys(self.weights, 0.0), 0
         low, high, best = -math.inf, math.inf, None
         while True:
-            state = self._at(assembler, level, dropped)
+            state = self._at(assembler, {name: level - finer[name] for name in self.weights}, dropped)
             rise = state.loss - self.loss.original
             if rise <= goal:
                 low, best = level, state
+            elif rounds < ROUNDS and (blamed := self._blamed(state, goal, dropped)):
+                rounds += 1
+                finer |= {name: finer[name] + by for name, by in blamed.items()}
+                continue
             else:
                 high = level
             if high - low < CLOSE or level < FINEST_LEVEL or level > COARSEST_LEVEL:
@@ -66,12 +76,30 @@ class Start:
             else:
                 level += LEAST_STRIDE
 
-    def _at(self, assembler: Assembler, level: float, dropped: frozenset[str]) -> State:
-        """The network with every tensor at a log noise level."""
-        assembler.plan(dict.fromkeys(self.weights, level))
+    def _blamed(self, state: State, goal: float, dropped: frozenset[str]) -> dict[str, float]:
+        """Small tensors without whose errors the rise would be smaller by more than their bits excuse.
+
+        With the log noise by which each has to become finer: a rise goes with its square.
+        """
+        loss, bits = self.loss.on_part(state.params), 8 * state.estimated_bytes
+        rise, found = max(loss - self.loss.on_part(self.weights), goal), {}
+        for name, candidate in state.candidates.items():
+            share = candidate.bits / bits
+            if name in dropped or share > SMALL:
+                continue
+            blame = loss - self.loss.on_part({**state.params, name: self.weights[name]})
+            excused = max(EXCESS * share * rise, NOTHING * goal)
+            if blame > excused:
+                found[name] = min(0.5 * math.log(blame / excused), FINER)
+        return found
+
+    def _at(self, assembler: Assembler, levels: Mapping[str, float], dropped: frozenset[str]) -> State:
+        """The network with every tensor at its log noise level."""
 
         def code(name: str) -> Candidate:
-            return assembler.coders[name].zero() if name in dropped else assembler.code(name, level, kinds=DIRECT)
+            if name in dropped:
+                return assembler.coders[name].zero()
+            return assembler.code(name, levels[name], kinds=DIRECT)
 
         coded = with_one_blas_thread_each(code, self.weights)
         candidates = dict(zip(self.weights, coded, strict=True))

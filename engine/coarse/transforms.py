@@ -17,7 +17,8 @@ _SHORTEST_FOURIER = 16
 _FOURIER_TAIL = 5  # special tokens that may follow the cyclic ones
 _LONGEST_INHERITED = 1024
 _FOURIER_GAIN = 0.03  # nats of mean log energy above which its rate is worth asking for
-_BASIS_BITS = 8.0  # about what naming a basis costs
+_TIE = 1.01  # times the rate of plain coordinates up to which Fourier's is taken: it gathers energy that noise may hide
+_BASIS_BITS = 8.0  # about what naming an inherited basis costs
 
 
 def _rate(weights: FloatArray, price: Array, noise: float) -> float:
@@ -35,12 +36,17 @@ def choose_basis(
     `fourier` is the axis' own Fourier basis, or the identity (`fourier_candidate`).
     """
     damped = metric.damped
-    best, chosen = _rate(weights, _diagonal(damped), noise) - _BASIS_BITS, IDENTITY
-    for basis in (*([] if fourier == IDENTITY else [fourier]), *_inheritable(len(weights), earlier)):
+    best, chosen = _rate(weights, _diagonal(damped), noise), IDENTITY
+
+    def rate_in(basis: Basis) -> float:
         matrix = basis_matrix(basis, len(weights), earlier)
         assert matrix is not None
-        rate = _rate(matrix @ weights, _diagonal_in(damped, matrix), noise)
-        if rate < best:
+        return _rate(matrix @ weights, _diagonal_in(damped, matrix), noise)
+
+    if fourier != IDENTITY and (rate := rate_in(fourier)) < _TIE * best:
+        best, chosen = rate, fourier
+    for basis in _inheritable(len(weights), earlier):
+        if (rate := rate_in(basis)) < best - _BASIS_BITS:
             best, chosen = rate, basis
     return chosen
 

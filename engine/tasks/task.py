@@ -138,12 +138,10 @@ class ClassifierTask(ModuleTask):
 
 def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """A label (n,) for each row of logits (n, classes), drawn from what they say, where the generator is."""
-    shares = logits.detach().softmax(-1)
-    if generator is None or generator.device == logits.device:
-        return torch.multinomial(shares, 1, generator=generator).squeeze(1)
-    # Only one number a row travels: the first class up to which the shares add up to it.
-    numbers = torch.rand(len(logits), 1, generator=generator, device=generator.device).to(logits.device)
-    return (shares.cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
+    where = logits.device if generator is None else generator.device
+    numbers = torch.rand(len(logits), 1, generator=generator, device=where).to(logits.device)
+    # Of the shares of the classes, one after the other, it falls into one; sums need not end at 1 exactly.
+    return (logits.detach().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

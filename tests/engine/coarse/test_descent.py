@@ -1,7 +1,9 @@
 """Descent keeps a loss where it is aimed at, comes within ε, and does not fall into what gradients do not show."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from kolmogram.engine.coarse import descent as module
@@ -9,6 +11,7 @@ from kolmogram.engine.coarse.descent import END, LOST, Descent, Price
 from kolmogram.engine.coarse.latents import Latents
 from kolmogram.engine.coarse.search import Search
 from kolmogram.engine.coarse.start import Start
+from kolmogram.engine.coarse.tensor_coder import recoded
 from kolmogram.engine.tasks import Task
 
 EPSILON = 0.25
@@ -88,8 +91,13 @@ def test_a_number_that_decides_everything_is_held(task, params, monkeypatch):
 
     monkeypatch.setattr(Latents, "hold", watched)
     guarded = {**params, "guard": torch.tensor([1.0, -1.0, 0.5, 0.0])}
-    _, descent = descent_of(Guarded(task), guarded)
-    state = descent.run(EPSILON, 100, 2.0, 1.0)
+    start, descent = descent_of(Guarded(task), guarded)
+    fine = start.candidates["guard"]
+    lone = replace(fine.code, step=0, offset=0, symbols=np.array([[1], [-1], [1], [0]]))  # one unit from the cliff
+    start = start._replace(candidates=start.candidates | {"guard": recoded(fine, lone)})
+    loss, weights, generator = descent.loss, descent.weights, torch.Generator().manual_seed(0)
+    descent = Descent(loss, weights, start, descent.empty, generator, descent.note)
+    state = descent.run(EPSILON, 100, 2.0, 0.5)
     assert state.loss <= descent.loss.original + EPSILON
     assert float(state.params["guard"][0]) > 0.2
     assert held, "bytes have pulled at it"

@@ -19,7 +19,7 @@ from kolmogram.engine.codec.representation import (
 )
 
 FOURIER = Basis(BasisKind.FOURIER, 23)
-PRICE = 100.0
+PRICE, FULL = torch.tensor(100.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
 
 
 def candidate(seed, m=23, n=10, bases=(IDENTITY, IDENTITY), step=-9, offset=0, scale=1.5):
@@ -45,11 +45,17 @@ def in_training(codes=CODES, dtype=torch.float32):
 
 
 def weights_of(latents):
-    return {name: value.detach() for name, value in latents.decode(*latents.leaves()).items()}
+    return {name: value.detach() for name, value in latents.decode(latents.symbols).items()}
+
+
+def units_of(latents):
+    """Bits of another unit of magnitude for every symbol."""
+    unit = module._unit(latents._group_sums(latents._symbols.abs()), latents._counts)
+    return unit.index_select(0, latents._group_of)
 
 
 def nothing(latents):
-    return [torch.zeros_like(leaf) for leaf in latents.leaves()]
+    return torch.zeros_like(latents._values)
 
 
 def test_they_start_as_their_codes():
@@ -85,22 +91,22 @@ def test_a_loss_is_followed_where_it_leads():
     latents = in_training()
     target = {name: 1.5 * value + 0.3 * step_size(CODES[name].code.step) for name, value in weights_of(latents).items()}
 
-    def distance(leaves):
-        decoded = latents.decode(*leaves)
+    def distance(symbols):
+        decoded = latents.decode(symbols)
         return sum(((decoded[name] - target[name]) ** 2).sum() / (target[name] ** 2).sum() for name in target)
 
-    before = float(distance(latents.leaves()).detach())
+    before = float(distance(latents.symbols).detach())
     for _ in range(150):
-        leaves = latents.leaves()
-        latents.move(torch.autograd.grad(distance(leaves), leaves), price=1e6, pace=1.0)
-    assert float(distance(latents.leaves()).detach()) < 0.1 * before
+        symbols = latents.symbols
+        latents.move(torch.autograd.grad(distance(symbols), symbols)[0], torch.tensor(1e6), FULL)
+    assert float(distance(latents.symbols).detach()) < 0.1 * before
 
 
 def test_bytes_pull_to_zero_what_no_gradient_holds():
     latents = in_training()
     bits = latents.bits
     for _ in range(300):
-        latents.move(nothing(latents), PRICE, 1.0)
+        latents.move(nothing(latents), PRICE, FULL)
     decoded = weights_of(latents)
     assert not any(decoded[name].any() for name in decoded if name != "vector")
     assert len(decoded["vector"].unique()) == 1, "its offset is left"
@@ -110,18 +116,19 @@ def test_bytes_pull_to_zero_what_no_gradient_holds():
 def test_a_move_is_adam_with_soft_thresholds(monkeypatch):
     """Against the formula in the plainest NumPy, steps apart."""
     monkeypatch.setattr(module, "STRETCH_PACE", 0.0)
+    monkeypatch.setattr(module, "STEP_PACE", 0.0)
     code = candidate(5, m=6, n=5)
     latents = in_training({"one": code})
     values = latents._values.double().numpy()
     mean = square = np.zeros(30)
     for seen in (1, 2, 3):
         gradient = torch.randn(30, generator=torch.Generator().manual_seed(seen)) * 0.1
-        units = latents._units().double().numpy()
-        latents.move((gradient, torch.zeros(1)), PRICE, 0.5)
+        units = units_of(latents).double().numpy()
+        latents.move(gradient, PRICE, 0.5 * FULL)
         mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient.numpy()
         square = MEMORY * square + (1 - MEMORY) * gradient.numpy() ** 2
-        scale = 0.5 * PACE / (PRICE * np.sqrt(square / (1 - MEMORY**seen)) + DAMPING)
-        values = values - scale * PRICE * mean / (1 - MOMENTUM**seen)
+        scale = 0.5 * PACE / (float(PRICE) * np.sqrt(square / (1 - MEMORY**seen)) + DAMPING)
+        values = values - scale * float(PRICE) * mean / (1 - MOMENTUM**seen)
         values = np.sign(values) * np.maximum(np.abs(values) - scale * units, 0)
         np.testing.assert_allclose(latents._values.numpy(), values, rtol=1e-4, atol=1e-5)  # float32 against float64
         np.testing.assert_array_equal(latents._symbols.numpy(), np.rint(latents._values.numpy()))
@@ -132,7 +139,7 @@ def test_units_cost_what_they_add_to_the_bits():
     rows = np.random.default_rng(3).integers(-9, 10, (4, 250))
     code = Representation(Kind.DIRECT, 0, 0, (IDENTITY, IDENTITY), True, rows)
     latents = in_training({"one": Candidate(Decoded(code, rows.astype(float), (None, None)), 0.0, 0.0)})
-    units, bits = latents._units(), latents.bits
+    units, bits = units_of(latents), latents.bits
     sign = float(latents._symbols[0].sign()) or 1.0
     latents._symbols[0] += sign
     assert latents.bits - bits == pytest.approx(float(units[0]), rel=0.02)
@@ -141,10 +148,11 @@ def test_units_cost_what_they_add_to_the_bits():
 def stretched(codes, gradient, monkeypatch):
     """Products of values and steps before and after a move that changes nothing but steps, and the log steps."""
     monkeypatch.setattr(module, "PACE", 0.0)
+    monkeypatch.setattr(module, "STEP_PACE", 0.0)
     latents = in_training(codes)
     before = latents._values.double() * latents._log_steps.exp().repeat_interleave(230)
     steps = latents._log_steps.clone()
-    latents.move((gradient(latents), torch.zeros(len(codes))), PRICE, 1.0)
+    latents.move(gradient(latents), PRICE, FULL)
     after = latents._values.double() * latents._log_steps.exp().repeat_interleave(230)
     torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
     return latents._log_steps - steps
@@ -169,19 +177,25 @@ def test_lone_units_and_offsets_are_not_stretched(monkeypatch):
     assert not change.any()
 
 
-def test_steps_go_against_their_gradients(monkeypatch):
+def test_steps_go_against_the_slope_of_the_loss_along_them(monkeypatch):
     monkeypatch.setattr(module, "STRETCH_PACE", 0.0)
-    latents = in_training({"one": candidate(0, m=6, n=5)})
-    step = float(latents._log_steps)
-    latents.move((torch.zeros(30), torch.ones(1)), PRICE, pace=1.0)
-    assert float(latents._log_steps) == pytest.approx(step - STEP_PACE)
+    latents = in_training({"up": candidate(0), "down": candidate(1), "shifted": candidate(2, m=230, n=1, offset=9)})
+    steps = latents._log_steps.clone()
+    gradient = latents._symbols.sign()  # of the sum of magnitudes
+    gradient[230:460] *= -1
+    gradient[460:] = 1.0  # of the sum: nine for each, whatever the symbols add up to
+    assert latents._symbols[460:].sum().abs() < 9 * 230
+    latents.move(gradient, PRICE, FULL)
+    torch.testing.assert_close(
+        latents._log_steps - steps, torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64) * STEP_PACE
+    )
 
 
 def test_gradients_that_are_no_numbers_are_not_followed():
     latents = in_training()
-    gradient, steps = nothing(latents)
-    gradient[3], gradient[5], steps[0] = float("nan"), float("inf"), float("nan")
-    latents.move((gradient, steps), PRICE, 1.0)
+    gradient = nothing(latents)
+    gradient[3], gradient[5] = float("nan"), float("inf")
+    latents.move(gradient, PRICE, FULL)
     assert all(value.isfinite().all() for value in weights_of(latents).values())
 
 
@@ -189,7 +203,7 @@ def test_a_copy_moves_on_its_own():
     latents = in_training()
     other, before = latents.copy(), weights_of(latents)
     for _ in range(30):
-        other.move(nothing(other), PRICE, 1.0)
+        other.move(nothing(other), PRICE, FULL)
     assert other.bits < latents.bits
     for name, value in weights_of(latents).items():
         assert torch.equal(value, before[name])
@@ -198,7 +212,7 @@ def test_a_copy_moves_on_its_own():
 def test_one_tensor_at_a_time_as_others_have_it():
     latents, other = in_training(), in_training()
     for _ in range(30):
-        other.move(nothing(other), PRICE, 1.0)
+        other.move(nothing(other), PRICE, FULL)
     ours, theirs = weights_of(latents), weights_of(other)
     for name, (_, mixed) in zip(CODES, latents.with_one_of(other), strict=True):
         for key, value in weights_of(mixed).items():
@@ -209,13 +223,13 @@ def test_what_is_held_stays_where_bytes_pull_at_everything(monkeypatch):
     monkeypatch.setattr(module, "STRETCH_PACE", 0.0)
     latents, other = in_training(), in_training()
     for _ in range(30):
-        other.move(nothing(other), PRICE, 1.0)
+        other.move(nothing(other), PRICE, FULL)
     places = [place for place, _ in latents.with_one_of(other)]
     differ = latents._symbols[places[0]] != other._symbols[places[0]]
     kept = latents._symbols.clone()
     assert latents.hold(places[0], other) == differ.sum() > 0
     for _ in range(100):
-        latents.move(nothing(latents), PRICE, 1.0)
+        latents.move(nothing(latents), PRICE, FULL)
     assert torch.equal(latents._symbols[places[0]][differ], kept[places[0]][differ])
     assert not latents._symbols[places[0]][~differ].any()
     assert not latents._symbols[places[3]].any(), "nothing of another tensor is held"
@@ -225,4 +239,4 @@ def test_no_latents_at_all_are_no_error():
     latents = in_training({})
     assert len(latents) == 0
     assert latents.bits == 0
-    assert latents.decode(*latents.leaves()) == {}
+    assert latents.decode(latents.symbols) == {}

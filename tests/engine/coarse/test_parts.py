@@ -106,6 +106,17 @@ def test_energies_by_fft_are_those_of_the_basis(n):
         np.testing.assert_allclose(np.sort(fourier_energies(weights, basis)), np.sort(expected))
 
 
+def test_fourier_is_taken_where_noise_hides_what_it_gathers():
+    rng = np.random.default_rng(5)
+    flat = Metric(np.ones(61), 0.3)
+    fourier = Basis(BasisKind.FOURIER, 61)
+    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ rng.normal(size=(4, 64)) + 2.0 * rng.normal(size=(61, 64))
+    assert choose_basis(waves, flat, 1e-2, fourier, []) == fourier
+    alone = np.zeros((61, 64))
+    alone[[3, 17, 40]] = rng.normal(size=(3, 64))
+    assert choose_basis(alone, flat, 1e-2, fourier, []) == IDENTITY, "what is gathered already would be spread"
+
+
 def test_a_basis_is_inherited_where_two_tensors_share_directions():
     shared = np.linalg.qr(RNG.normal(size=(40, 40)))[0][:5]
     first = RNG.normal(size=(30, 5)) @ shared

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kolmogram.engine.coarse import start as module
 from kolmogram.engine.coarse.search import Search
 from kolmogram.engine.coarse.start import CLOSE, LEAST_STRIDE, RISE, Start
 from kolmogram.engine.codec.representation import Kind
@@ -45,11 +46,14 @@ def test_levels_end_close_to_each_other(task, params, monkeypatch):
     tried = []
     at = Start._at
     monkeypatch.setattr(
-        Start, "_at", lambda self, a, level, dropped: (tried.append(level), at(self, a, level, dropped))[1]
+        Start,
+        "_at",
+        lambda self, a, levels, dropped: (tried.append(max(levels.values())), at(self, a, levels, dropped))[1],
     )
     _, state = start_of(task, params, 0.1)
     assert len(tried) < 15
-    assert 0 < min(abs(level - tried[-1]) for level in tried[:-1]) <= max(CLOSE, LEAST_STRIDE)
+    others = [level for level in tried if level != tried[-1]]
+    assert min(abs(level - tried[-1]) for level in others) <= max(CLOSE, LEAST_STRIDE)
     assert state.loss > float(task.loss(params))
 
 
@@ -62,3 +66,25 @@ def test_a_loss_that_minds_nothing_ends_too(params):
 
     _, state = start_of(Constant(), params, 0.1)
     assert all(code.code.kind == Kind.ZERO for code in state.candidates.values())
+
+
+def test_a_small_tensor_does_not_make_all_others_finer(task, params, monkeypatch):
+    """The loss minds an error in it by far more than gradients say, as with the bias of a query."""
+
+    class Guarded(Task):
+        num_examples = task.num_examples
+
+        def loss(self, p):
+            error = p["guard"].detach() - params["up.bias"][:9]
+            others = {name: value for name, value in p.items() if name != "guard"}
+            return task.loss(others) + 1000 * (error * error).sum() + 0.01 * (p["guard"] ** 2).sum()
+
+    guarded = {**params, "guard": params["up.bias"][:9].clone()}
+    steps = []
+    for rounds in (0, 4):
+        monkeypatch.setattr(module, "ROUNDS", rounds)
+        _, state = start_of(Guarded(), guarded, 0.1)
+        assert state.loss <= float(Guarded().loss(guarded)) + 0.1
+        steps.append({name: code.code.step for name, code in state.candidates.items() if code.code.symbols is not None})
+    assert steps[1]["up.weight"] >= steps[0]["up.weight"] + 4, "half an octave at least"
+    assert steps[1]["down.weight"] >= steps[0]["down.weight"] + 4
