@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...kernels import latents as kernels
+from ...kernels.latents import Average, Layout, Rule
 from ..codec.representation import OCTAVE, nearest_step, step_size
 from .tensor_coder import Candidate, recoded
 
@@ -28,12 +30,14 @@ JITTER = 0.45  # numbers start within so much of their integers, or those of a r
 GROUP_BITS, TENSOR_BITS = 4.0, 24.0  # about what a row or column, and a tensor, cost before their first symbol
 
 
-class Averages:
-    """Running averages of gradients and of their squares."""
+class Averages(Average):
+    """Running averages of gradients and of their squares ([n]), and how many they are of."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.gradient, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.seen = torch.zeros((), dtype=torch.float64, device=like.device)
+    @classmethod
+    def like(cls, values: Tensor) -> "Averages":
+        """Of nothing yet, for gradients in `values`."""
+        seen = torch.zeros((), dtype=torch.float64, device=values.device)
+        return cls(torch.zeros_like(values), torch.zeros_like(values), seen)
 
     def add(self, gradient: Tensor) -> None:
         """Take in another gradient."""
@@ -58,15 +62,12 @@ class Averages:
 
     def copy(self) -> "Averages":
         """Averages that go on on their own."""
-        other = copy.copy(self)
-        other.gradient, other.square, other.seen = self.gradient.clone(), self.square.clone(), self.seen.clone()
-        return other
+        return Averages(*(part.clone() for part in self))
 
     def assign(self, other: "Averages") -> None:
         """Become what the other is, in the same memory."""
-        self.gradient.copy_(other.gradient)
-        self.square.copy_(other.square)
-        self.seen.copy_(other.seen)
+        for part, new in zip(self, other, strict=True):
+            part.copy_(new)
 
 
 class Slot(NamedTuple):
@@ -136,8 +137,9 @@ class Latents:
         sizes = torch.tensor([math.prod(slot.shape) for slot in self._slots], dtype=torch.int64)
         self._group_of = _numbered(self._counts.long().cpu()).to(device)
         self._tensor_of = _numbered(sizes).to(device)
-        self._averages = Averages(self._values)
-        self._step_averages, self._stretch_averages = Averages(self._log_steps), Averages(self._log_steps)
+        self._averages = Averages.like(self._values)
+        self._step_averages, self._stretch_averages = Averages.like(self._log_steps), Averages.like(self._log_steps)
+        self._layout = Layout(self._counts, torch.tensor([slot.groups for slot in self._slots]), device)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -196,6 +198,11 @@ class Latents:
 
         `price` is in bits per nat, `pace` the share of the full one: float64 scalars on the device.
         """
+        by = self._move_by_kernels if gradient.is_cuda else self._move_by_operations
+        by(gradient, price, pace)
+
+    def _move_by_operations(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
+        """The definition."""
         gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
         units = self._stretch(gradient, price, pace)
         self._averages.add(gradient)
@@ -204,6 +211,23 @@ class Latents:
         pull = scale.mul_(units)
         self._values.sub_(torch.clamp(self._values, -pull, pull))
         torch.round(self._values, out=self._symbols)
+
+    def _move_by_kernels(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
+        """The same in three launches."""
+        kernels.move(
+            gradient,
+            self._values,
+            self._symbols,
+            self._averages,
+            self._layout,
+            self._log_steps,
+            self._offsets,
+            self._step_averages,
+            self._stretch_averages,
+            price,
+            pace,
+            Rule(PACE, STEP_PACE, STRETCH_PACE, MOMENTUM, MEMORY, DAMPING),
+        )
 
     def _stretch(self, gradient: Tensor, price: Tensor, pace: Tensor) -> Tensor:
         """Change the steps in their two ways. Returns the bits of another unit of magnitude for every symbol ([N]).

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import KolmogramError
 from ..tasks import Task
 from .placement import Placement
+from .replay import Replayed
 
 PART, BATCH = 800, 256
 """Examples that decisions are taken on, and that a move of all integers looks at."""
@@ -57,7 +58,9 @@ class Loss:
         self.fixed = self.placed(fixed)
         self.evaluations = 0
         self._generator = generator
-        self._part = part_of(task, generator)
+        shared = {name: value.detach().clone() for name, value in self.placed(original).items()} if self._on_gpu else {}
+        self._whole = _Evaluation(task, self.fixed, shared, self.placed.device)
+        self._part = _Evaluation(part_of(task, generator), self.fixed, shared, self.placed.device)
         self._batch: Tensor | None = None
         self.original = self(original)
         if self.original == math.inf:
@@ -66,7 +69,7 @@ class Loss:
             )
 
     def __call__(self, params: Mapping[str, Tensor]) -> float:
-        return self._value(self.task, params)
+        return self._value(self._whole, params)
 
     def on_part(self, params: Mapping[str, Tensor]) -> float:
         """The loss on the part: the same examples at every call, so that differences mean something."""
@@ -84,12 +87,34 @@ class Loss:
         task = self.task if self._batch is None else _on(self.task, self._batch)
         return task.loss({**self.fixed, **params})
 
-    def _value(self, task: Task, params: Mapping[str, Tensor]) -> float:
+    @property
+    def _on_gpu(self) -> bool:
+        return self.placed.device.type == "cuda"
+
+    def _value(self, evaluation: "_Evaluation", params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1
+        value = evaluation(self.placed(params))
+        return value if math.isfinite(value) else math.inf
+
+
+class _Evaluation:
+    """The loss of one network after the other; on a GPU each is put where the first was, and the loss replayed."""
+
+    def __init__(
+        self, task: Task, fixed: Mapping[str, Tensor], where: Mapping[str, Tensor], device: torch.device
+    ) -> None:
+        self._task, self._fixed, self._where = task, fixed, where
+        self._result = torch.zeros((), dtype=torch.float64, device=device)
+        self._evaluate = Replayed(self._call, device, self._result)
+
+    def __call__(self, params: Mapping[str, Tensor]) -> float:
         with torch.no_grad():
-            value = float(task.loss({**self.fixed, **self.placed(params)}))
-        return _finite(value)
+            if not self._where:
+                return float(self._task.loss({**self._fixed, **params}))
+            for name, place in self._where.items():
+                place.copy_(params[name])
+            self._evaluate()
+            return float(self._result)
 
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
+    def _call(self) -> None:
+        self._result.copy_(self._task.loss({**self._fixed, **self._where}))

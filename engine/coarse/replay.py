@@ -3,9 +3,11 @@
 The kernels of a small network take a tenth of the time that it takes to launch them one by one.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ class Replayed:
             return
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
                 self._function()
         except RuntimeError:
             return
@@ -73,6 +75,12 @@ class Replayed:
             self._next = self._graph.replay
         else:
             self._graph, self._next = None, self._call
+
+
+@functools.cache
+def _pool() -> Any:
+    """What all graphs compute in: one after the other, and nothing of it is kept."""
+    return torch.cuda.graph_pool_handle()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from .tensor_coder import Candidate
 RISE, FREE_RISE = 0.5, 0.05  # shares of ε: of the start, and of dropping whole tensors
 SMALL, EXCESS, NOTHING = 0.05, 4.0, 0.02  # share of the bits of a small tensor; times its share of the bits, and share
 # of the rise, up to which it may be to blame for the rise
-FINER, ROUNDS = 1.0, 4  # log noise that it is made finer by at most, at a time; how often
+FINER, ROUNDS = 2.0, 2  # log noise that it is made finer by at most, at a time; how often
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL, COARSEST_LEVEL = -4.0, 0.5, 2.0, -25.0, 25.0  # of log noise
 CLOSE = 0.3  # log noise levels this close are not told apart further

@@ -112,9 +112,9 @@ def padded(params):
 
 
 def test_features_that_no_example_has_cost_nothing(task, padded, result):
-    found = [complexity(padded, with_more_features(task, 0.0), 0.25, seed=seed) for seed in range(4)]
+    found = [complexity(padded, with_more_features(task, 0.0), 0.25, seed=seed) for seed in range(8)]
     assert not any(each.decode()["up.weight"][:, 12:].any() for each in found)
-    assert sum(each.bytes for each in found) < 4 * 1.2 * result.bytes, "288 more weights beside 2,000"
+    assert sum(each.bytes for each in found) < 8 * 1.2 * result.bytes, "288 more weights beside 2,000"
 
 
 def test_features_that_only_seem_unused_are_kept(task, padded):
