@@ -151,8 +151,9 @@ def searching(device: torch.device, dry: bool) -> dict[str, Any]:
         checkpoint = open_run(folder)[-1]
         weights = dict(checkpoint.items())
     found: dict[str, Any] = {}
-    for where, count in dict.fromkeys([(str(device), threads), ("cpu", threads), ("cpu", min(threads, 4))]):
-        torch.set_num_threads(count)  # of a small network, fewer wait less for each other
+    fewer = min(threads, 4)  # on a small network they wait less for each other
+    for where, count in dict.fromkeys((w, n) for w in (str(device), "cpu") for n in (threads, fewer)):
+        torch.set_num_threads(count)
         task = ModularTask("addition", device=where, **shape)
         params = {name: w.to(where) for name, w in weights.items()}
         complexity(params, task, 1.0, moves=1 if dry else 20)

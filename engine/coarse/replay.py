@@ -7,7 +7,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ class Replayed:
             return
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=_pool().id, capture_error_mode="thread_local"):
                 self._function()
         except RuntimeError:
             return
@@ -78,9 +77,9 @@ class Replayed:
 
 
 @functools.cache
-def _pool() -> Any:
-    """What all graphs compute in: one after the other, and nothing of it is kept."""
-    return torch.cuda.graph_pool_handle()
+def _pool() -> torch.cuda.MemPool:
+    """What all graphs compute in: one after the other, and nothing of it is kept. It outlives every one of them."""
+    return torch.cuda.MemPool()
 
 
 @contextmanager

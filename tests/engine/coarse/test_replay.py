@@ -43,6 +43,18 @@ def test_replays_read_and_write_what_calls_would(gpu):
 
 
 @pytest.mark.gpu
+def test_one_is_replayed_after_another_is_gone(gpu):
+    result = torch.zeros((), device=gpu)
+    for _ in range(3):
+        repeated = Replayed(lambda: result.copy_(torch.ones(1000, device=gpu).sum()), gpu)
+        for _ in range(4):
+            repeated()
+        assert repeated.is_replayed
+        del repeated
+        torch.cuda.empty_cache()
+
+
+@pytest.mark.gpu
 def test_what_waits_for_the_gpu_is_called(gpu):
     x, result = torch.zeros((), device=gpu), torch.zeros((), device=gpu)
     repeated = Replayed(lambda: result.fill_(x.item() + 1), gpu, result)
