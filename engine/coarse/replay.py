@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,9 @@ class Replayed:
             return
         graph = torch.cuda.CUDAGraph()
         try:
-            _write_down(self._function, graph)
+            pool: Any = _pool().id  # that it is a handle of one, its type does not say
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._function()
         except RuntimeError:
             return
         self._graph = graph
@@ -75,24 +78,10 @@ class Replayed:
             self._graph, self._next = None, self._call
 
 
-def _write_down(function: Callable[[], None], graph: torch.cuda.CUDAGraph) -> None:
-    """What `torch.cuda.graph` does, without giving back all memory first: it would have to be asked for again."""
-    pool, stream = _place()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        # pyright does not see that the handle of a pool is one.
-        graph.capture_begin(pool=pool.id, capture_error_mode="thread_local")  # pyright: ignore[reportArgumentType]
-        try:
-            function()
-        finally:
-            graph.capture_end()
-    torch.cuda.current_stream().wait_stream(stream)
-
-
 @functools.cache
-def _place() -> tuple[torch.cuda.MemPool, torch.cuda.Stream]:
-    """Where all graphs compute, one after the other, and nothing of it is kept. It outlives every one of them."""
-    return torch.cuda.MemPool(), torch.cuda.Stream()
+def _pool() -> torch.cuda.MemPool:
+    """What all graphs compute in: one after the other, and nothing of it is kept. It outlives every one of them."""
+    return torch.cuda.MemPool()
 
 
 @contextmanager
