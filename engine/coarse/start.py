@@ -83,8 +83,11 @@ class Start:
         """
         loss, bits = self.loss.on_part(state.params), 8 * state.estimated_bytes
         rise, found = max(loss - self.loss.on_part(self.weights), goal), {}
+        weights = sum(value.numel() for value in self.weights.values())
         for name, candidate in state.candidates.items():
-            share = candidate.bits / bits
+            # One that has vanished at this level tells nothing of the bits that it will take.
+            vanished = candidate.code.symbols is None
+            share = self.weights[name].numel() / weights if vanished else candidate.bits / bits
             if name in dropped or share > SMALL:
                 continue
             blame = loss - self.loss.on_part({**state.params, name: self.weights[name]})

@@ -5,6 +5,8 @@ import torch
 from kolmogram.engine.coarse import start as module
 from kolmogram.engine.coarse.search import Search
 from kolmogram.engine.coarse.start import CLOSE, LEAST_STRIDE, RISE, Start
+from kolmogram.engine.coarse.state import State
+from kolmogram.engine.coarse.tensor_coder import dropped
 from kolmogram.engine.codec.representation import Kind
 from kolmogram.engine.tasks import Task
 
@@ -88,3 +90,17 @@ def test_a_small_tensor_does_not_make_all_others_finer(task, params, monkeypatch
         steps.append({name: code.code.step for name, code in state.candidates.items() if code.code.symbols is not None})
     assert steps[1]["up.weight"] >= steps[0]["up.weight"] + 4, "half an octave at least"
     assert steps[1]["down.weight"] >= steps[0]["down.weight"] + 4
+
+
+def test_a_large_tensor_that_vanished_is_not_taken_for_a_small_one(task, params):
+    start, state = start_of(task, params, 0.1)
+    gone = {name: dropped(candidate.decoded.matrix.shape) for name, candidate in state.candidates.items()}
+    zeros = {name: torch.zeros_like(value) for name, value in params.items()}
+
+    def blamed(*names):
+        candidates = {name: gone[name] if name in names else code for name, code in state.candidates.items()}
+        values = {name: zeros[name] if name in names else value for name, value in state.params.items()}
+        return start._blamed(State(candidates, values, start.loss(values)), 0.1, frozenset())
+
+    assert blamed("up.weight") == {}, "a quarter of the network"
+    assert blamed("norm.weight").keys() == {"norm.weight"}
