@@ -19,12 +19,8 @@ WARPS = 2
 SUMS = tl.constexpr(4)  # bits that coarser steps would save; Σ gradient · symbol; Σ gradient · value; Σ gradient
 
 
-class Average(NamedTuple):
-    """Running averages of gradients and of their squares ([n] each), and how many they are of ([])."""
-
-    gradient: Tensor
-    square: Tensor
-    seen: Tensor
+Averages = tuple[Tensor, Tensor, Tensor]
+"""Running averages of gradients and of their squares ([n] each), and how many they are of ([], float64)."""
 
 
 class Rule(NamedTuple):
@@ -212,12 +208,12 @@ def move(
     gradient: Tensor,
     values: Tensor,
     symbols: Tensor,
-    averages: Average,
+    averages: Averages,
     layout: Layout,
     log_steps: Tensor,
     offsets: Tensor,
-    step_averages: Average,
-    stretch_averages: Average,
+    step_averages: Averages,
+    stretch_averages: Averages,
     price: Tensor,
     pace: Tensor,
     rule: Rule,
@@ -226,8 +222,8 @@ def move(
 
     Needs one group and symbol at least.
     """
-    for average in (averages, step_averages, stretch_averages):
-        average.seen.add_(1)
+    for _, _, seen in (averages, step_averages, stretch_averages):
+        seen.add_(1)
     groups, tensors = len(layout.groups), len(layout.tensors)
     unit, factors = values.new_empty(groups), values.new_empty(tensors)
     sums = values.new_empty(groups, int(SUMS))

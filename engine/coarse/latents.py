@@ -11,16 +11,19 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import latents as kernels
-from ...kernels.latents import Average, Layout, Rule
+from ...kernels.dispatch import choose_backend
 from ..codec.representation import OCTAVE, nearest_step, step_size
+from ..lazy import lazy
 from .tensor_coder import Candidate, recoded
+
+if TYPE_CHECKING:
+    from ...kernels.latents import Layout
 
 PACE, STEP_PACE, STRETCH_PACE = 0.09, 0.08, 0.03  # of integers, in units; of steps, in e-folds, in their two ways
 MOMENTUM, MEMORY = 0.9, 0.98  # of gradients, and of their squares
@@ -30,8 +33,12 @@ JITTER = 0.45  # numbers start within so much of their integers, or those of a r
 GROUP_BITS, TENSOR_BITS = 4.0, 24.0  # about what a row or column, and a tensor, cost before their first symbol
 
 
-class Averages(Average):
-    """Running averages of gradients and of their squares ([n]), and how many they are of."""
+class Averages(NamedTuple):
+    """Running averages of gradients and of their squares ([n]), and how many they are of ([], float64)."""
+
+    gradient: Tensor
+    square: Tensor
+    seen: Tensor
 
     @classmethod
     def like(cls, values: Tensor) -> "Averages":
@@ -139,7 +146,7 @@ class Latents:
         self._tensor_of = _numbered(sizes).to(device)
         self._averages = Averages.like(self._values)
         self._step_averages, self._stretch_averages = Averages.like(self._log_steps), Averages.like(self._log_steps)
-        self._layout = Layout(self._counts, torch.tensor([slot.groups for slot in self._slots]), device)
+        self._in_triton = device.type == "cuda" and choose_backend(device).name == "triton"
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -198,7 +205,7 @@ class Latents:
 
         `price` is in bits per nat, `pace` the share of the full one: float64 scalars on the device.
         """
-        by = self._move_by_kernels if gradient.is_cuda else self._move_by_operations
+        by = self._move_by_kernels if self._in_triton else self._move_by_operations
         by(gradient, price, pace)
 
     def _move_by_operations(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
@@ -214,7 +221,9 @@ class Latents:
 
     def _move_by_kernels(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
         """The same in three launches."""
-        kernels.move(
+        from ...kernels.latents import Rule, move
+
+        move(
             gradient,
             self._values,
             self._symbols,
@@ -228,6 +237,14 @@ class Latents:
             pace,
             Rule(PACE, STEP_PACE, STRETCH_PACE, MOMENTUM, MEMORY, DAMPING),
         )
+
+    @lazy
+    def _layout(self) -> "Layout":
+        """Where its groups and tensors lie, for the kernels."""
+        from ...kernels.latents import Layout
+
+        groups = torch.tensor([slot.groups for slot in self._slots])
+        return Layout(self._counts, groups, self._counts.device)
 
     def _stretch(self, gradient: Tensor, price: Tensor, pace: Tensor) -> Tensor:
         """Change the steps in their two ways. Returns the bits of another unit of magnitude for every symbol ([N]).

@@ -16,7 +16,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from kolmogram.kernels import exact_rates, fine_histogram, moments, quantize, rates
+from kolmogram.kernels import exact_rates, fine_histogram, latents, moments, quantize, rates
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -110,7 +110,35 @@ def kernels(nvidia: bool) -> dict[str, dict[str, Any]]:
                 "aligned": ["tensor_ptr", "out_ptr"],
                 "options": {"num_warps": exact_rates.WARPS, "enable_fp_fusion": False},
             }
-    return made
+    return made | moves()
+
+
+def moves() -> dict[str, dict[str, Any]]:
+    """The three kernels of a move, whatever the search's constants are."""
+    rule = {"MOMENTUM": 0.9, "MEMORY": 0.98, "BLOCK": latents.BLOCK}
+    made = {
+        "sums": (latents._sums_kernel, {"BLOCK": latents.BLOCK}),
+        "steps": (latents._steps_kernel, {"STEP_PACE": 0.08, "STRETCH_PACE": 0.03, **rule}),
+        "values": (latents._values_kernel, {"PACE": 0.09, "DAMPING": 2.0, **rule}),
+    }
+    integers, doubles = ("group_ptr", "tensor_ptr"), ("seen_ptr", "price_ptr", "pace_ptr")
+
+    def kind(kernel: str, argument: str) -> str:
+        if argument in integers:
+            return "*i64"
+        double = argument.endswith(doubles) or (kernel == "steps" and argument not in ("sums_ptr", "factor_ptr"))
+        return "*fp64" if double else "*fp32"
+
+    return {
+        f"latents {name}": {
+            "fn": kernel,
+            "signature": {a: kind(name, a) for a in kernel.arg_names if a not in constants},
+            "constants": constants,
+            "aligned": [a for a in kernel.arg_names if a not in constants and not a.endswith(doubles)],
+            "options": {"num_warps": latents.WARPS},
+        }
+        for name, (kernel, constants) in made.items()
+    }
 
 
 def compile_ahead(target: GPUTarget, fn: Any, signature: dict, constants: dict, aligned: list, options: dict) -> Any:
