@@ -26,7 +26,7 @@ SHARED_BYTES = {
     "rates": 2_048,
     "moments": 2_048,
     "exact_rates": 33_920,
-    "latents": 512,
+    "latents": 2_048,
 }
 FLUSHES = {"fine_histogram": 8, "quantize": 16}  # of one thread: 8192 counters among 1024 or 512
 
