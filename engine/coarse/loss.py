@@ -58,7 +58,9 @@ class Loss:
         self.fixed = self.placed(fixed)
         self.evaluations = 0
         self._generator = generator
-        shared = {name: value.detach().clone() for name, value in self.placed(original).items()} if self._on_gpu else {}
+        on_gpu = self.placed.device.type == "cuda"
+        network = {**self.fixed, **self.placed(original)} if on_gpu else {}
+        shared = {name: value.detach().clone() for name, value in network.items()}
         self._whole = _Evaluation(task, self.fixed, shared, self.placed.device)
         self._part = _Evaluation(part_of(task, generator), self.fixed, shared, self.placed.device)
         self._batch: Tensor | None = None
@@ -87,10 +89,6 @@ class Loss:
         task = self.task if self._batch is None else _on(self.task, self._batch)
         return task.loss({**self.fixed, **params})
 
-    @property
-    def _on_gpu(self) -> bool:
-        return self.placed.device.type == "cuda"
-
     def _value(self, evaluation: "_Evaluation", params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1
         value = evaluation(self.placed(params))
@@ -98,7 +96,7 @@ class Loss:
 
 
 class _Evaluation:
-    """The loss of one network after the other; on a GPU each is put where the first was, and the loss replayed."""
+    """The loss of one network after the other; each is put `where` all are, if that is given, and the loss replayed."""
 
     def __init__(
         self, task: Task, fixed: Mapping[str, Tensor], where: Mapping[str, Tensor], device: torch.device
@@ -108,13 +106,14 @@ class _Evaluation:
         self._evaluate = Replayed(self._call, device, self._result)
 
     def __call__(self, params: Mapping[str, Tensor]) -> float:
+        network = {**self._fixed, **params}
         with torch.no_grad():
             if not self._where:
-                return float(self._task.loss({**self._fixed, **params}))
+                return float(self._task.loss(network))
             for name, place in self._where.items():
-                place.copy_(params[name])
+                place.copy_(network[name])
             self._evaluate()
             return float(self._result)
 
     def _call(self) -> None:
-        self._result.copy_(self._task.loss({**self._fixed, **self._where}))
+        self._result.copy_(self._task.loss(self._where))

@@ -141,7 +141,7 @@ def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     where = logits.device if generator is None else generator.device
     numbers = torch.rand(len(logits), 1, generator=generator, device=where).to(logits.device)
     # Of the shares of the classes, one after the other, it falls into one; sums need not end at 1 exactly.
-    return (logits.detach().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
+    return (logits.detach().float().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from kolmogram.engine.coarse.loss import PART, Loss, part_of
+from kolmogram.engine.coarse.loss import PART, Loss, _Evaluation, part_of
 from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.tasks import Task
 from kolmogram.engine.tasks.modular import ModularTask
@@ -106,3 +106,20 @@ def test_no_number_is_infinite_and_an_original_without_one_is_refused(task, para
     assert loss(broken) == math.inf
     with pytest.raises(KolmogramError, match="not a finite number"):
         Loss(task, broken, {}, torch.Generator())
+
+
+def test_networks_in_one_place_have_the_loss_that_they_have_in_their_own(task, params):
+    """As on a GPU: also what is kept to the byte is what the network at hand has, not what the first one had."""
+
+    class Shifted(Task):
+        def loss(self, p):
+            return task.loss({name: value for name, value in p.items() if name != "shift"}) + p["shift"].sum()
+
+    fixed = {"shift": torch.zeros(2)}
+    shared = {name: value.clone() for name, value in {**fixed, **params}.items()}
+    here, there = (_Evaluation(Shifted(), fixed, where, torch.device("cpu")) for where in ({}, shared))
+    doubled = {name: 2 * value for name, value in params.items()}
+    for network in (params, doubled, {**params, "shift": torch.ones(2)}, params):
+        assert there(network) == here(network)
+    assert there(params) != there({**params, "shift": torch.ones(2)})
+    assert not fixed["shift"].any()
