@@ -112,7 +112,7 @@ def complexity(
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
     A sequence of ε is answered by one search, which goes on from each to the next, and gives a list in its order. So
-    many `moves` of descent (200 unless told) are for one ε, and a quarter as many for each further one. Fewer are
+    many `moves` of descent (100 unless told) are for one ε, and half as many for each further one. Fewer are
     faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
     """
     if isinstance(epsilon, Sequence):

@@ -20,7 +20,8 @@ from .state import State
 
 WARMING, SLOWING, SLOWEST = 10, 0.5, 0.1  # moves after which the pace is full; share after which it falls, and to what
 HOLD = 0.6  # share of the moves during which the rise may stay where it is aimed at first
-END = 1.2  # rise in ε that is aimed at near the end, where slowing brings it down
+END = 1.3  # rise in ε that is aimed at near the end, where slowing brings it down
+SETTLING, SETTLED = 25, 0.95  # further moves at most until a network is within ε, and the rise in ε aimed at then
 FARTHEST, EMPTY = 0.6, 0.95  # shares of what the empty network loses: to aim at at most; as good as empty
 LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to where it was
 NEAR = 1.5  # times the rise aimed at: where that is
@@ -28,7 +29,7 @@ LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples;
 UNEXPLAINED = 0.7  # the pace falls by this where no tensor alone explains the loss
 HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
 START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
-SMOOTHING, GATHERING, ANSWER = 0.7, 0.05, 2.0  # of the rise; of the price by distance from the aim, slow and at once
+SMOOTHING, GATHERING, ANSWER = 0.5, 0.1, 1.5  # of the rise; of the price by distance from the aim, slow and at once
 LARGEST_ERROR = 1.5  # e-folds from the aim
 
 
@@ -61,15 +62,15 @@ class Descent:
         weights: Mapping[str, Tensor],
         state: State,
         empty: float,
-        generator: torch.Generator,
         note: Callable[[float, float], None],
     ) -> None:
         self.loss, self.weights, self.empty, self.note = loss, weights, empty, note
+        self._part_original = loss.on_part(weights)
         self._state = state
         codes = {name: candidate for name, candidate in state.candidates.items() if candidate.code.symbols is not None}
         self._fixed = dict(loss.placed({name: value for name, value in state.params.items() if name not in codes}))
         device = loss.placed.device
-        self.latents = Latents(codes, weights, device, generator)
+        self.latents = Latents(codes, weights, device)
         self._gradient = torch.zeros_like(self.latents.symbols, requires_grad=False)
         self._batch_loss, self._price, self._pace = torch.zeros(3, dtype=torch.float64, device=device)
         self._differentiate = Replayed(self._loss_and_gradients, device, self._batch_loss)
@@ -79,8 +80,8 @@ class Descent:
         """The smallest network within ε that so many moves pass, at most as fast as `pace` (share of the usual).
 
         For most of them the rise is let up to `detour` times ε, where a network becomes simple faster; at the end it is
-        to be `end`. From a loss above ε it comes down all the time. None if no network was within ε. The next run goes
-        on from the one found, or from the last.
+        to be `end`. From a loss above ε it comes down all the time. If the last network is not within ε a few more
+        moves follow, until one is. None if none was. The next run goes on from the one found, or from the last.
         """
         empty = self.empty / epsilon
         start, hold = (self.loss(self._decoded(self.latents)) - self.loss.original) / epsilon, 0.0
@@ -90,31 +91,41 @@ class Descent:
             self.latents.refine(math.ceil(math.sqrt(start)))
         found, bits, kept = None, math.inf, self.latents.copy()
         price = Price(START_PRICE * self.latents.bits / (2 * epsilon))
-        for number in range(moves if self.latents else 0):
+        for number in range(moves + SETTLING if self.latents else 0):
             left = min((1 - number / moves) / (1 - hold), 1.0)
-            aim = min(start**left * end ** (1 - left), FARTHEST * empty)
+            aim = start**left * end ** (1 - left) if number < moves else min(SETTLED, end)
+            aim = min(aim, FARTHEST * empty)
             self.loss.draw()
             self._differentiate()
             rise = (float(self._batch_loss) - self.loss.original) / epsilon
             limit = min(LOST * max(aim, 1.0), max(EMPTY * empty, aim))
-            if not rise <= limit:
-                pace *= self._recover(kept, self.loss.original + limit * epsilon)
+            if not rise <= limit and self._lost(self.latents, limit * epsilon):  # and it is not the batch
+                pace *= self._recover(kept, limit * epsilon)
                 continue
             if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
                 kept = self.latents.copy()
             self._price.fill_(price.at(rise, aim))
             self._pace.fill_(pace * _pace(number, moves))
             self._move()
-            looks = number >= (FIRST_LOOK * moves if hold else 0) and (number % LOOKS == 0 or number == moves - 1)
-            if looks and self._look(epsilon) and (size := self.latents.bits) < bits:
+            last = number >= moves - 1
+            looks = last or (number % LOOKS == 0 and (not hold or number >= FIRST_LOOK * moves))
+            if not looks or not self._look(epsilon):
+                continue
+            if (size := self.latents.bits) < bits:
                 found, bits = self.latents.copy(), size
+            if last:
+                break
         if found is None:
             return None
         self.latents.assign(found)
         return self._coded()
 
-    def _recover(self, kept: Latents, limit: float) -> float:
-        """Go back to where the loss was right, and hold what alone would have taken it above the limit.
+    def _lost(self, latents: Latents, rise: float) -> bool:
+        """Whether the loss, on the part of the examples that is always the same, has risen by more nats than this."""
+        return not self.loss.on_part(self._decoded(latents)) <= self._part_original + rise
+
+    def _recover(self, kept: Latents, rise: float) -> float:
+        """Go back to where the loss was right, and hold what alone would have let it rise by more nats than this.
 
         A unit of a few numbers (the bias of a query) may decide everything, and its gradient need not say so. Returns
         by what the pace has to change: not at all if something can be held.
@@ -122,7 +133,7 @@ class Descent:
         lost, held = self.latents.copy(), 0
         self.latents.assign(kept)
         for place, mixed in kept.with_one_of(lost):
-            if not self.loss.on_part(self._decoded(mixed)) <= limit:
+            if self._lost(mixed, rise):
                 held += self.latents.hold(place, lost)
         return 1.0 if held else UNEXPLAINED
 
@@ -158,5 +169,5 @@ class Descent:
 
 def _pace(number: int, moves: int) -> float:
     """Share of the full pace of a move."""
-    falling = (1 - (number + 1) / moves) / (1 - SLOWING)
+    falling = max(1 - (number + 1) / moves, 0.0) / (1 - SLOWING)
     return min((number + 1) / WARMING, 1.0) * min(falling + SLOWEST, 1.0)

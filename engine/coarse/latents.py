@@ -29,7 +29,7 @@ PACE, STEP_PACE, STRETCH_PACE = 0.09, 0.08, 0.03  # of integers, in units; of st
 MOMENTUM, MEMORY = 0.9, 0.98  # of gradients, and of their squares
 DAMPING = 2.0  # bits per unit: gradients below move a number the less
 HELD = 1.0  # nats² per unit²: what gradients are taken to be where an integer must not move
-JITTER = 0.45  # numbers start within so much of their integers, or those of a row would all change at once
+REACH = 0.45  # numbers start at the weights, but within so much of the integers that these were rounded to
 GROUP_BITS, TENSOR_BITS = 4.0, 24.0  # about what a row or column, and a tensor, cost before their first symbol
 
 
@@ -78,19 +78,30 @@ class Averages(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One tensor's place: its code at the start, a tensor of its shape and type, and its bases in float32."""
+    """One tensor's place: its code at the start, the weights that it stands for, and its bases in float32."""
 
     name: str
     start: Candidate
-    like: Tensor
+    weights: Tensor
     bases: tuple[Tensor | None, Tensor | None]
 
     @property
     def symbols(self) -> Tensor:
         """At the start, group after group."""
         assert self.start.code.symbols is not None
-        symbols = torch.from_numpy(self.start.code.symbols.astype(np.float32))
-        return (symbols if self.axis else symbols.T).reshape(-1)
+        return self._flat(torch.from_numpy(self.start.code.symbols.astype(np.float32)))
+
+    @property
+    def values(self) -> Tensor:
+        """Where the weights lie in units of the step, or as near as rounds to the symbols; likewise."""
+        units = self.weights.cpu().float().reshape(self.shape)
+        left, right = (b if b is None else torch.from_numpy(b).float() for b in self.start.decoded.bases)
+        if left is not None:
+            units = left @ units
+        if right is not None:
+            units = units @ right.T
+        units = units / step_size(self.start.code.step) - self.start.code.offset
+        return self.symbols + (self._flat(units) - self.symbols).clamp_(-REACH, REACH)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,6 +112,9 @@ class Slot(NamedTuple):
     def axis(self) -> int:
         """Along which the symbols of one group lie: the groups are what is coded one after the other."""
         return 1 if self.start.code.transposed else 0
+
+    def _flat(self, matrix: Tensor) -> Tensor:
+        return (matrix if self.axis else matrix.T).reshape(-1)
 
     @property
     def group_size(self) -> int:
@@ -129,12 +143,11 @@ class Latents:
         codes: Mapping[str, Candidate],
         weights: Mapping[str, Tensor],
         device: torch.device,
-        generator: torch.Generator,
     ) -> None:
         self._slots = [_slot(name, code, weights[name], device) for name, code in codes.items()]
         symbols = torch.cat([slot.symbols for slot in self._slots] or [torch.zeros(0)])
-        jitter = torch.rand(symbols.shape, generator=generator).mul_(2 * JITTER).sub_(JITTER)
-        self._values, self._symbols = (symbols + jitter).to(device), symbols.to(device)
+        values = torch.cat([slot.values for slot in self._slots] or [torch.zeros(0)])
+        self._values, self._symbols = values.to(device), symbols.to(device)
         steps = [math.log(step_size(slot.start.code.step)) for slot in self._slots]
         self._log_steps = torch.tensor(steps, dtype=torch.float64, device=device)
         offsets = [float(slot.start.code.offset) for slot in self._slots]
@@ -197,7 +210,7 @@ class Latents:
                 matrix = left.T @ matrix
             if right is not None:
                 matrix = matrix @ right
-            decoded[slot.name] = matrix.reshape(slot.like.shape).to(slot.like.dtype)
+            decoded[slot.name] = matrix.reshape(slot.weights.shape).to(slot.weights.dtype)
         return decoded
 
     def move(self, gradient: Tensor, price: Tensor, pace: Tensor) -> None:
@@ -340,9 +353,9 @@ class Latents:
         return [part.view(slot.groups, slot.group_size) for slot, part in zip(self._slots, parts, strict=True)]
 
 
-def _slot(name: str, code: Candidate, like: Tensor, device: torch.device) -> Slot:
+def _slot(name: str, code: Candidate, weights: Tensor, device: torch.device) -> Slot:
     left, right = (b if b is None else torch.from_numpy(b).float().to(device) for b in code.decoded.bases)
-    return Slot(name, code, like, (left, right))
+    return Slot(name, code, weights, (left, right))
 
 
 def _numbered(sizes: Tensor) -> Tensor:

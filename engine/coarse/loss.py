@@ -15,24 +15,26 @@ PART, BATCH = 800, 256
 """Examples that decisions are taken on, and that a move of all integers looks at."""
 
 
-MANY = 1 << 16  # examples, of which so few are drawn that none comes twice, or hardly ever
+MANY = 1 << 16  # examples, of which so many are drawn that hardly one comes twice
 
 
 def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
     """The task on about `size` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
-    drawn = _drawn(task, generator, size)
-    return task if drawn is None else _on(task, drawn)
+    count = _divisible(task, size)
+    return _on(task, _shuffled(count, generator)[:size]) if count else task
 
 
-def _drawn(task: Task, generator: torch.Generator, size: int) -> Tensor | None:
-    """So many examples of the task by their numbers; None if it is small or cannot be divided."""
-    if not hasattr(task, "subset") or (task.num_examples or 0) < 1.5 * size:
-        return None
-    count = task.num_examples
-    assert count is not None
+def _divisible(task: Task, size: int) -> int:
+    """Examples that so many can be drawn from; none where the task is small or cannot be divided."""
+    count = (hasattr(task, "subset") and task.num_examples) or 0
+    return count if count >= 1.5 * size else 0
+
+
+def _shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """The numbers of all examples in any order; of very many only some ([at most MANY], int64)."""
     if count > MANY:
-        return torch.randint(count, (size,), generator=generator)
-    return torch.randperm(count, generator=generator)[:size]
+        return torch.randint(count, (MANY,), generator=generator)
+    return torch.randperm(count, generator=generator)
 
 
 def _on(task: Task, examples: Tensor) -> Task:
@@ -64,6 +66,7 @@ class Loss:
         self._whole = _Evaluation(task, self.fixed, shared, self.placed.device)
         self._part = _Evaluation(part_of(task, generator), self.fixed, shared, self.placed.device)
         self._batch: Tensor | None = None
+        self._coming = torch.zeros(0, dtype=torch.int64)  # examples, in the order in which they will be drawn
         self.original = self(original)
         if self.original == math.inf:
             raise KolmogramError(
@@ -78,11 +81,15 @@ class Loss:
         return self._value(self._part, params)
 
     def draw(self) -> None:
-        """Another batch of examples, in the memory of the one before."""
+        """Another batch of examples, in the memory of the one before: all come once before any comes again."""
         self.evaluations += 1
-        drawn = _drawn(self.task, self._generator, BATCH)
-        if drawn is not None:
-            self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn)
+        count = _divisible(self.task, BATCH)
+        if not count:
+            return
+        if len(self._coming) < BATCH:
+            self._coming = torch.cat([self._coming, _shuffled(count, self._generator)])
+        drawn, self._coming = self._coming[:BATCH], self._coming[BATCH:]
+        self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn)
 
     def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
         """The loss on the examples drawn last, to be differentiated."""

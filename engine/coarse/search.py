@@ -25,7 +25,7 @@ from .placement import Placement
 from .start import Start
 from .state import State
 
-MOVES, FURTHER_SHARE = 200, 0.25  # moves of descent to one ε; share of these on to each further one
+MOVES, FURTHER_SHARE = 100, 0.5  # moves of descent to one ε; share of these on to each further one
 DETOUR = 2.4  # rise in ε that the first descent aims at for most of its way
 BACK_PACE = 0.3  # of descent to a smaller ε: in a simple network every integer matters
 RETURN_END = 0.6  # rise in ε aimed at after a descent that ended outside of it
@@ -88,7 +88,7 @@ class Search:
         first, moves, fewer = near[-1], self._moves(1.0), self._moves(FURTHER_SHARE)
         coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
         start = self._offered(coder.coded(first))
-        descent = Descent(self.loss, self.weights, start, self._empty, self.generator, self._note)
+        descent = Descent(self.loss, self.weights, start, self._empty, self._note)
         started = descent.latents.copy()
         for detour in (DETOUR, END):  # what is lost far from ε may not come back
             descent.latents.assign(started)

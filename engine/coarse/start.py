@@ -8,6 +8,7 @@ and they alone become finer.
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +27,21 @@ from .tensor_coder import Candidate
 RISE, FREE_RISE = 0.5, 0.05  # shares of ε: of the start, and of dropping whole tensors
 SMALL, EXCESS, NOTHING = 0.05, 4.0, 0.02  # share of the bits of a small tensor; times its share of the bits, and share
 # of the rise, up to which it may be to blame for the rise
-FINER, ROUNDS = 2.0, 2  # log noise that it is made finer by at most, at a time; how often
+FINER, HELPED = 2.0, 0.9  # log noise that it is made finer by at most, at a time; share of the rise left if that helped
 UNHEARD = 1e-4  # share of the loss by which it may change if what seems dead is
 FIRST_LEVEL, LEAST_STRIDE, LARGEST_STRIDE, FINEST_LEVEL, COARSEST_LEVEL = -4.0, 0.5, 2.0, -25.0, 25.0  # of log noise
-CLOSE = 0.3  # log noise levels this close are not told apart further
+ENOUGH, AIM, CLOSE, EDGE = 0.75, 0.87, 0.1, 0.2  # shares of the goal: to be content with, and to aim at; log noise
+# levels that are not told apart further; share of the way between two levels that the next is away from both
 DRAWS = 8  # backward passes for the curvature
 NOISE = 0.3  # standard deviations of noise at which it is looked at: at a minimum it vanishes
 DIRECT = frozenset({Kind.DIRECT})
+
+
+class Tried(NamedTuple):
+    """A log noise level, and the rise that it gave."""
+
+    level: float
+    rise: float
 
 
 class Start:
@@ -54,27 +63,25 @@ class Start:
         dropped = self._useless(FREE_RISE * epsilon)
         assembler = self._assembler(dropped)
         assembler.plan(dict.fromkeys(self.weights, FIRST_LEVEL))
-        level, goal, finer, rounds = FIRST_LEVEL, RISE * epsilon, dict.fromkeys(self.weights, 0.0), 0
-        low, high, best = -math.inf, math.inf, None
+        level, goal, finer = FIRST_LEVEL, RISE * epsilon, dict.fromkeys(self.weights, 0.0)
+        below, above, best, before = Tried(-math.inf, 0.0), Tried(math.inf, math.inf), None, math.inf
         while True:
             state = self._at(assembler, {name: level - finer[name] for name in self.weights}, dropped)
             rise = state.loss - self.loss.original
             if rise <= goal:
-                low, best = level, state
-            elif rounds < ROUNDS and (blamed := self._blamed(state, goal, dropped)):
-                rounds += 1
+                below, best = Tried(level, rise), state
+            else:
+                above = Tried(level, rise)
+            # Where all is lost nobody is to blame: every level is asked, and again as long as that helps.
+            asked = ENOUGH * goal < rise < HELPED * before
+            if asked and (blamed := self._blamed(state, goal, dropped)):
                 finer |= {name: finer[name] + by for name, by in blamed.items()}
+                before, above = rise, Tried(math.inf, math.inf)
                 continue
-            else:
-                high = level
-            if high - low < CLOSE or level < FINEST_LEVEL or level > COARSEST_LEVEL:
+            near = ENOUGH * goal <= rise <= goal or above.level - below.level < CLOSE
+            if near or not FINEST_LEVEL <= level <= COARSEST_LEVEL:
                 return best or state
-            if math.isfinite(high - low):
-                level = (low + high) / 2
-            elif best is None:
-                level -= min(max(0.5 * math.log(rise / goal), LEAST_STRIDE), LARGEST_STRIDE)
-            else:
-                level += LEAST_STRIDE
+            level, before = _next_level(below, above, goal), math.inf
 
     def _blamed(self, state: State, goal: float, dropped: frozenset[str]) -> dict[str, float]:
         """Small tensors without whose errors the rise would be smaller by more than their bits excuse.
@@ -155,3 +162,15 @@ class Start:
         """Whether the loss of the network hardly changes with these tensors in it."""
         change = self.loss({**self.weights, **changed}) - self.loss.original if changed else 0.0
         return abs(change) <= UNHEARD * max(self.loss.original, UNHEARD)
+
+
+def _next_level(below: Tried, above: Tried, goal: float) -> float:
+    """Where the rise may be just below the goal: between two levels, or beyond the only one that was tried."""
+    if math.isfinite(above.level - below.level):
+        least = max(below.rise, UNHEARD * goal)  # a rise goes with a power of the noise
+        share = math.log(AIM * goal / least) / math.log(above.rise / least)
+        return below.level + (above.level - below.level) * min(max(share, EDGE), 1 - EDGE)
+    only = above if math.isinf(below.level) else below
+    stride = 0.5 * abs(math.log(AIM * goal / max(only.rise, UNHEARD * goal)))
+    stride = min(max(stride, LEAST_STRIDE), LARGEST_STRIDE)
+    return only.level + (stride if only is below else -stride)

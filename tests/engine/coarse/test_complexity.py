@@ -69,7 +69,7 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
 def test_several_epsilons_cost_little_more_than_one(task, params):
     one = complexity(params, task, 0.05)
     several = complexity(params, task, (0.05, 0.2, 1.0))
-    assert several[0].evaluations < 2 * one.evaluations, "a quarter of the moves for each further one"
+    assert several[0].evaluations < 3 * one.evaluations, "half of the moves for each further one"
 
 
 def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):

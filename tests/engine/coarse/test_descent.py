@@ -22,7 +22,7 @@ def descent_of(task, params, notes=None):
     search.run([1e6])  # what the empty network loses
     start = Start(search.loss, search.signatures, search.weights, search.matrices, search.generator).coded(EPSILON)
     note = (lambda *_: None) if notes is None else lambda *at: notes.append(at)
-    return start, Descent(search.loss, search.weights, start, search._empty, search.generator, note)
+    return start, Descent(search.loss, search.weights, start, search._empty, note)
 
 
 def test_it_takes_a_network_to_fewer_bytes_within_epsilon(task, params):
@@ -31,7 +31,12 @@ def test_it_takes_a_network_to_fewer_bytes_within_epsilon(task, params):
     assert state.estimated_bytes < start.estimated_bytes / 1.3
     assert float(task.loss(state.params)) == pytest.approx(state.loss, rel=1e-6)
     assert state.loss <= descent.loss.original + EPSILON
-    assert len(notes) == 1 + sum(number % module.LOOKS == 0 for number in range(67, 100)), "late looks, and the last"
+    late = sum(number % module.LOOKS == 0 for number in range(67, 100))
+    assert late < len(notes) <= late + 1 + module.SETTLING, "late looks, and from the last move on"
+    limit = descent.loss.original + module.HEED * EPSILON
+    assert [loss <= limit for _, loss in notes[late:]] == [False] * (len(notes) - late - 1) + [True], (
+        "until it is within"
+    )
 
 
 def test_it_goes_on_from_where_it_was_to_a_smaller_epsilon(task, params):
@@ -95,28 +100,41 @@ def test_a_number_that_decides_everything_is_held(task, params, monkeypatch):
     fine = start.candidates["guard"]
     lone = replace(fine.code, step=0, offset=0, symbols=np.array([[1], [-1], [1], [0]]))  # one unit from the cliff
     start = start._replace(candidates=start.candidates | {"guard": recoded(fine, lone)})
-    loss, weights, generator = descent.loss, descent.weights, torch.Generator().manual_seed(0)
-    descent = Descent(loss, weights, start, descent.empty, generator, descent.note)
+    loss, weights = descent.loss, descent.weights
+    descent = Descent(loss, weights, start, descent.empty, descent.note)
     state = descent.run(EPSILON, 100, 2.0, 0.5)
     assert state.loss <= descent.loss.original + EPSILON
     assert float(state.params["guard"][0]) > 0.2
     assert held, "bytes have pulled at it"
-    assert all(place.stop - place.start == 4 for place, _ in held), "and at nothing else was the loss lost"
+    assert 4 in {place.stop - place.start for place, _ in held}, "of the guard"
 
 
-def test_where_no_tensor_alone_explains_the_loss_the_pace_falls(task, params, monkeypatch):
-    _, descent = descent_of(task, params)
-    assert descent._recover(descent.latents.copy(), math.inf) == module.UNEXPLAINED
+def unlucky_at(number, descent, monkeypatch):
+    """A batch whose loss is far off in that move; the paces of all moves that are made."""
     paces = []
     move, on_batch = Latents.move, descent.loss.on_batch
     calls = iter(range(1000))
 
     def unlucky(values):
         loss = on_batch(values)
-        return loss + LOST * 100 if next(calls) == 20 else loss
+        return loss + LOST * 100 if next(calls) == number else loss
 
     monkeypatch.setattr(descent.loss, "on_batch", unlucky)
     monkeypatch.setattr(Latents, "move", lambda *a: (paces.append(float(a[-1])), move(*a)))
+    return paces
+
+
+def test_where_no_tensor_alone_explains_the_loss_the_pace_falls(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    assert descent._recover(descent.latents.copy(), math.inf) == module.UNEXPLAINED
+    paces = unlucky_at(20, descent, monkeypatch)
+    monkeypatch.setattr(descent, "_lost", lambda latents, _: latents is descent.latents)
     descent.run(EPSILON, 40, 2.0, 1.0)
-    assert len(paces) == 39, "the lost move is not made up for"
-    assert paces[20] == pytest.approx(module.UNEXPLAINED * module._pace(21, 40))
+    assert paces[20] == pytest.approx(module.UNEXPLAINED * module._pace(21, 40)), "the lost move is not made up for"
+
+
+def test_an_unusual_batch_is_not_a_lost_network(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    paces = unlucky_at(20, descent, monkeypatch)
+    descent.run(EPSILON, 40, 2.0, 1.0)
+    assert paces[:40] == pytest.approx([module._pace(number, 40) for number in range(40)])

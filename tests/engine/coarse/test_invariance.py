@@ -13,9 +13,9 @@ from kolmogram.engine.tasks import Task
 from kolmogram.engine.tasks.modular import ModularTask
 
 EPSILON = 0.25
-SPREAD = 0.1  # of each search around the mean of all: the standard deviation between seeds is 3 – 5 %
-SEEDS = 12
-SHIFT = 0.03  # of the means over so many seeds, whose difference has a standard deviation of 1 – 2 %
+SEEDS = 24
+SPREAD = 0.03  # standard deviation between seeds: 2.1 % over 72 of them
+SHIFT = 0.03  # of the means over so many seeds, whose difference has a standard deviation of 0.6 %
 
 
 @pytest.fixture(scope="module")
@@ -77,4 +77,4 @@ def test_the_order_of_hidden_units_is_little(modular, memorised, sizes):
 
 
 def test_the_seed_of_the_search_is_little(sizes):
-    assert sizes == pytest.approx([statistics.fmean(sizes)] * SEEDS, rel=SPREAD)
+    assert statistics.stdev(sizes) < SPREAD * statistics.fmean(sizes)

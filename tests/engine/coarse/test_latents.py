@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from kolmogram.engine.coarse import latents as module
-from kolmogram.engine.coarse.latents import DAMPING, MEMORY, MOMENTUM, PACE, STEP_PACE, STRETCH_PACE, Latents
+from kolmogram.engine.coarse.latents import DAMPING, MEMORY, MOMENTUM, PACE, REACH, STEP_PACE, STRETCH_PACE, Latents
 from kolmogram.engine.coarse.tensor_coder import Candidate, direct_bits
 from kolmogram.engine.codec.representation import (
     IDENTITY,
@@ -41,7 +41,7 @@ CODES = {
 
 def in_training(codes=CODES, dtype=torch.float32):
     like = {name: torch.zeros(code.decoded.matrix.shape, dtype=dtype) for name, code in codes.items()}
-    return Latents(codes, like, torch.device("cpu"), torch.Generator().manual_seed(1))
+    return Latents(codes, like, torch.device("cpu"))
 
 
 def weights_of(latents):
@@ -68,9 +68,24 @@ def test_they_start_as_their_codes():
         np.testing.assert_array_equal(again.decoded.matrix, CODES[name].decoded.matrix)
 
 
+@pytest.mark.parametrize("name", CODES)
+def test_they_start_where_the_weights_are_as_far_as_these_round_to_their_codes(name):
+    code = CODES[name]
+    step, generator = step_size(code.code.step), torch.Generator().manual_seed(0)
+    off = torch.rand(code.decoded.matrix.shape, generator=generator, dtype=torch.float64) - 0.5  # in units
+    pairs = zip(off.shape, code.decoded.bases, strict=True)
+    left, right = (torch.eye(size) if basis is None else torch.from_numpy(basis) for size, basis in pairs)
+    weights = torch.from_numpy(code.decoded.matrix) + step * (left.double().T @ off @ right.double())
+    latents = Latents({name: code}, {name: weights.float()}, torch.device("cpu"))
+    away = (latents._values - latents._symbols).view(latents._slots[0].groups, -1)
+    expected = (off if code.code.transposed else off.T).clamp(-REACH, REACH).float()
+    torch.testing.assert_close(away, expected, rtol=0, atol=1e-4)  # float32 weights and bases
+    assert torch.equal(latents._values.round(), latents._symbols)
+
+
 def test_weights_come_in_their_own_type_and_shape():
     like = {"plain": torch.zeros(23, 5, 2, dtype=torch.bfloat16)}
-    latents = Latents({"plain": CODES["plain"]}, like, torch.device("cpu"), torch.Generator())
+    latents = Latents({"plain": CODES["plain"]}, like, torch.device("cpu"))
     decoded = weights_of(latents)["plain"]
     assert (decoded.shape, decoded.dtype) == ((23, 5, 2), torch.bfloat16)
 

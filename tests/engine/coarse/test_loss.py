@@ -100,6 +100,16 @@ def test_a_batch_is_drawn_afresh_and_can_be_differentiated(modular, weights):
     assert float(values.mean()) == pytest.approx(loss(weights), abs=4 * error), "and it is all of them in the mean"
 
 
+def test_every_example_is_drawn_once_before_any_comes_again(modular, weights):
+    loss = Loss(modular, weights, {}, torch.Generator().manual_seed(1))
+    drawn = []
+    while len(drawn) < 2 * modular.num_examples:
+        loss.draw()
+        drawn += loss._batch.tolist()
+    for epoch in (drawn[: modular.num_examples], drawn[modular.num_examples : 2 * modular.num_examples]):
+        assert sorted(epoch) == list(range(modular.num_examples))
+
+
 def test_no_number_is_infinite_and_an_original_without_one_is_refused(task, params):
     loss = Loss(task, params, {}, torch.Generator())
     broken = {**params, "down.weight": params["down.weight"] * math.nan}

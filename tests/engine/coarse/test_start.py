@@ -83,8 +83,8 @@ def test_a_small_tensor_does_not_make_all_others_finer(task, params, monkeypatch
 
     guarded = {**params, "guard": params["up.bias"][:9].clone()}
     steps = []
-    for rounds in (0, 4):
-        monkeypatch.setattr(module, "ROUNDS", rounds)
+    for helped in (0.0, 0.9):  # nobody is ever asked, and everybody is
+        monkeypatch.setattr(module, "HELPED", helped)
         _, state = start_of(Guarded(), guarded, 0.1)
         assert state.loss <= float(Guarded().loss(guarded)) + 0.1
         steps.append({name: code.code.step for name, code in state.candidates.items() if code.code.symbols is not None})
