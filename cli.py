@@ -91,7 +91,7 @@ def demo(out: Path) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
-@click.option("--moves", type=click.IntRange(1), help="Of the complexity search; more find smaller files.  [default: 100]")
+@click.option("--moves", type=click.IntRange(1), help="Of the search; more find smaller files.  [default: 100]")
 def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tuple[str, ...], **options: Any) -> None:
     """Measure every checkpoint of RUN.
 
