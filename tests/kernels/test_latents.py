@@ -6,6 +6,7 @@ import pytest
 import torch
 from kolmogram.engine.coarse import latents as definition
 from kolmogram.engine.coarse.latents import Latents
+from kolmogram.engine.codec.representation import step_size
 
 from tests.engine.coarse.test_latents import CODES, candidate
 
@@ -22,9 +23,13 @@ def state(latents):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_moves_are_those_of_the_definition(device, seed):
-    like = {name: torch.zeros(code.decoded.matrix.shape) for name, code in TALL.items()}
-    ours = Latents(TALL, like, device)
     generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.from_numpy(code.decoded.matrix)
+        + (torch.rand(code.decoded.matrix.shape, generator=generator) - 0.5) * step_size(code.code.step)
+        for name, code in TALL.items()
+    }
+    ours = Latents(TALL, weights, device)
     started = ours.copy()
     for number in range(4):
         theirs = ours.copy()

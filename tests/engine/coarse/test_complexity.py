@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse import complexity, complexity_curve
+from kolmogram.engine.coarse.descent import Descent
+from kolmogram.engine.coarse.search import MOVES
 from kolmogram.engine.coarse.tensor_coder import TensorCoder
 from kolmogram.engine.codec.container import decode
 from kolmogram.engine.errors import CodecError, KolmogramError
@@ -66,10 +68,15 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
         assert r.loss <= curve.original_loss + r.epsilon
 
 
-def test_several_epsilons_cost_little_more_than_one(task, params):
+def test_each_further_epsilon_costs_half_of_the_moves(task, params, monkeypatch):
+    asked = []
+    run = Descent.run
+    monkeypatch.setattr(Descent, "run", lambda *a: (asked.append(a[1:3]), run(*a))[1])
+    curve = complexity_curve(params, task, (0.05, 0.2, 1.0))
+    first = dict(reversed(asked))  # not those that come back more strictly
+    assert sorted(first.values()) == [MOVES // 2, MOVES // 2, MOVES]
     one = complexity(params, task, 0.05)
-    several = complexity(params, task, (0.05, 0.2, 1.0))
-    assert several[0].evaluations < 3 * one.evaluations, "half of the moves for each further one"
+    assert curve.results[0].evaluations < 2.5 * one.evaluations
 
 
 def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):
