@@ -65,7 +65,6 @@ class Descent:
         note: Callable[[float, float], None],
     ) -> None:
         self.loss, self.weights, self.empty, self.note = loss, weights, empty, note
-        self._part_original = loss.on_part(weights)
         self._state = state
         codes = {name: candidate for name, candidate in state.candidates.items() if candidate.code.symbols is not None}
         self._fixed = dict(loss.placed({name: value for name, value in state.params.items() if name not in codes}))
@@ -122,7 +121,7 @@ class Descent:
 
     def _lost(self, latents: Latents, rise: float) -> bool:
         """Whether the loss, on the part of the examples that is always the same, has risen by more nats than this."""
-        return not self.loss.on_part(self._decoded(latents)) <= self._part_original + rise
+        return not self.loss.on_part(self._decoded(latents)) <= self.loss.original_on_part + rise
 
     def _recover(self, kept: Latents, rise: float) -> float:
         """Go back to where the loss was right, and hold what alone would have let it rise by more nats than this.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KolmogramError
+from ..lazy import lazy
 from ..tasks import Task
 from .placement import Placement
 from .replay import Replayed
@@ -65,6 +66,7 @@ class Loss:
         shared = {name: value.detach().clone() for name, value in network.items()}
         self._whole = _Evaluation(task, self.fixed, shared, self.placed.device)
         self._part = _Evaluation(part_of(task, generator), self.fixed, shared, self.placed.device)
+        self._original = original
         self._batch: Tensor | None = None
         self._coming = torch.zeros(0, dtype=torch.int64)  # examples, in the order in which they will be drawn
         self.original = self(original)
@@ -79,6 +81,11 @@ class Loss:
     def on_part(self, params: Mapping[str, Tensor]) -> float:
         """The loss on the part: the same examples at every call, so that differences mean something."""
         return self._value(self._part, params)
+
+    @lazy
+    def original_on_part(self) -> float:
+        """The loss of the original on the part."""
+        return self.on_part(self._original)
 
     def draw(self) -> None:
         """Another batch of examples, in the memory of the one before: all come once before any comes again."""

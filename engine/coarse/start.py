@@ -89,7 +89,7 @@ class Start:
         With the log noise by which each has to become finer: a rise goes with its square.
         """
         loss, bits = self.loss.on_part(state.params), 8 * state.estimated_bytes
-        rise, found = max(loss - self.loss.on_part(self.weights), goal), {}
+        rise, found = max(loss - self.loss.original_on_part, goal), {}
         weights = sum(value.numel() for value in self.weights.values())
         for name, candidate in state.candidates.items():
             # One that has vanished at this level tells nothing of the bits that it will take.
@@ -132,7 +132,7 @@ class Start:
     def _useless(self, allowance: float) -> frozenset[str]:
         """Tensors that can become zero together within `allowance` nats, the most useless first."""
         zeroed = {name: torch.zeros_like(value) for name, value in self.weights.items()}
-        original = self.loss.on_part(self.weights)
+        original = self.loss.original_on_part
         rises = {name: self.loss.on_part({**self.weights, name: zeroed[name]}) - original for name in zeroed}
         order = [name for name in sorted(rises, key=lambda name: (rises[name], name)) if rises[name] <= allowance]
         low, high = 0, len(order)  # the longest beginning that can go at once

@@ -44,6 +44,8 @@ def test_a_part_is_the_same_at_every_call_and_near_the_whole(modular, weights):
     before = loss.evaluations
     assert loss.on_part(weights) == loss.on_part(weights)
     assert loss.evaluations == before + 2
+    assert loss.on_part(weights) == loss.original_on_part == loss.original_on_part
+    assert loss.evaluations == before + 4, "once for good"
     assert loss.on_part(weights) == pytest.approx(loss(weights), abs=0.1)
     assert loss.on_part(weights) != loss(weights)
 
