@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 REPEATS = 5
+EPSILONS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 
 
 def seconds(call: Callable[[], Any], device: torch.device, repeats: int = REPEATS) -> float:
@@ -142,7 +143,10 @@ def _steps(
 
 
 def searching(device: torch.device, dry: bool) -> dict[str, Any]:
-    """C_ε at 1 nat of a network trained here for 730 epochs: on it, and on the processors beside it; five seeds."""
+    """C_ε of a network trained here for 730 epochs: on it, and on the processors beside it.
+
+    At 1 nat, five seeds; and at seven ε in one search, three.
+    """
     shape = {"modulus": 11, "architecture": "mlp", "width": 16} if dry else {}
     moves = 1 if dry else None
     threads = torch.get_num_threads()
@@ -160,6 +164,8 @@ def searching(device: torch.device, dry: bool) -> dict[str, Any]:
         results = [complexity(params, task, 1.0, seed=seed, moves=moves) for seed in range(1 if dry else 5)]
         found[f"{where}, {count} threads, s"] = sorted(r.seconds for r in results)
         found[f"{where}, {count} threads, bytes"] = [r.bytes for r in results]
+        curves = [complexity(params, task, EPSILONS, seed=seed, moves=moves) for seed in range(1 if dry else 3)]
+        found[f"{where}, {count} threads, seven ε, s"] = sorted(curve[0].seconds for curve in curves)
         start = time.perf_counter()
         with profiling.recording() as stages:
             complexity(params, task, 1.0, moves=moves)

@@ -43,10 +43,6 @@ class Moments(NamedTuple):
     rows: Tensor
     columns: Tensor
 
-    def mixed(self, other: "Moments", share: float) -> "Moments":
-        """This, with `share` of `other`."""
-        return Moments(*(_sum([(1 - share) * mine, share * theirs]) for mine, theirs in zip(self, other, strict=True)))
-
 
 def moments(
     task: Task,
@@ -61,18 +57,19 @@ def moments(
 
     `fixed` tensors are needed by the loss and have no curvature of their own.
     """
-    total: dict[str, Moments] = {}
+    mean: dict[str, Moments] = {}
+    point = {name: value.detach().requires_grad_() for name, value in params.items()}
     for draw in range(draws):
-        point = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         with _Uses(point) as uses:
             objective = _signed_loss(part_of(task, generator), {**fixed, **point}, generator)
         gradients = torch.autograd.grad(objective, list(point.values()), allow_unused=True)
-        for name, gradient in zip(point, gradients, strict=True):
-            if gradient is None:
-                continue
-            found = uses.moments(name) or _gradient_moments(gradient)
-            total[name] = total[name].mixed(found, 1 / (draw + 1)) if name in total else found
-    return {name: Moments(*(side.cpu() for side in found)) for name, found in total.items()}
+        found = {
+            name: uses.moments(name) or _gradient_moments(gradient)
+            for name, gradient in zip(point, gradients, strict=True)
+            if gradient is not None
+        }
+        mean = _mixed(mean, found, 1 / (draw + 1))
+    return {name: Moments(*(side.cpu() for side in sides)) for name, sides in mean.items()}
 
 
 def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
@@ -122,11 +119,28 @@ def _gram(rows: Tensor) -> Tensor:
     return (rows * rows).sum(0) if rows.shape[1] > LARGEST_SIDE else rows.T @ rows
 
 
+def _mixed(mean: dict[str, Moments], found: dict[str, Moments], share: float) -> dict[str, Moments]:
+    """The mean (written over) with `share` of what was found; what only one of them has seen is as it is there."""
+    both = [name for name in found if name in mean]
+    pairs = [_alike(list(pair)) for name in both for pair in zip(mean[name], found[name], strict=True)]
+    mine, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if pairs:  # on a GPU the launches of a sum for each are what a pass waits for
+        torch._foreach_mul_(mine, 1 - share)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(theirs, share)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
+    return mean | found | dict(zip(both, map(Moments, mine[::2], mine[1::2]), strict=True))
+
+
 def _sum(parts: list[Tensor]) -> Tensor:
-    """The sum of moments of one axis; of their diagonals if one of them (a look-up's) has no more."""
+    """The sum of moments of one axis."""
+    return torch.stack(_alike(parts)).sum(0) if len(parts) > 1 else parts[0]
+
+
+def _alike(parts: list[Tensor]) -> list[Tensor]:
+    """Moments of one axis, or all their diagonals if one of them (a look-up's) has no more."""
     if any(part.ndim == 1 for part in parts):
-        parts = [part if part.ndim == 1 else part.diagonal() for part in parts]
-    return torch.stack(parts).sum(0)
+        return [part if part.ndim == 1 else part.diagonal() for part in parts]
+    return parts
 
 
 class _Use(NamedTuple):
@@ -156,10 +170,9 @@ class _Uses(TorchFunctionMode):
         if func is F.linear or func is F.embedding:
             self._note(args[1], args[0], result, transposed=False)
         elif func is Tensor.__getitem__ and isinstance(result, Tensor):
-            if args[0].ndim == 2 and _selects_rows(args[1]):
-                self._note(
-                    args[0], torch.arange(len(args[0]), device=args[0].device)[args[1]], result, transposed=False
-                )
+            if id(args[0]) in self._names and args[0].ndim == 2 and _selects_rows(args[1]):
+                rows = torch.arange(len(args[0]), device=args[0].device)[args[1]]
+                self._note(args[0], rows, result, transposed=False)
         elif func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
             self._note(args[1], args[0], result, transposed=True)
         elif func is torch.addmm:

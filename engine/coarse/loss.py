@@ -124,8 +124,8 @@ class _Evaluation:
         with torch.no_grad():
             if not self._where:
                 return float(self._task.loss(network))
-            for name, place in self._where.items():
-                place.copy_(network[name])
+            values = [network[name] for name in self._where]
+            torch._foreach_copy_(list(self._where.values()), values)  # pyright: ignore[reportPrivateImportUsage]
             self._evaluate()
             return float(self._result)
 

@@ -23,6 +23,7 @@ class Placement:
     def _copy(self, value: Tensor) -> Tensor:
         if value.device == self.device:
             return value
-        if value not in self._placed:
-            self._placed[value] = value.to(self.device)
-        return self._placed[value]
+        placed = self._placed.get(value)
+        if placed is None:
+            placed = self._placed[value] = value.to(self.device)
+        return placed

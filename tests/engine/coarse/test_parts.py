@@ -68,6 +68,29 @@ def test_moments_of_a_linear_map_are_those_of_its_inputs_and_gradients(vector):
     np.testing.assert_allclose(seen.rows, np.eye(shape[0]), atol=0.1)
 
 
+def test_moments_are_means_over_passes_whatever_each_of_them_has_seen():
+    """One pass looks a tensor up (which says less of its rows), the other multiplies by it and meets another one."""
+    x = torch.tensor([[1.0, 2.0]])
+
+    class Changing:
+        calls = 0
+
+        def per_example_loss(self, params):
+            self.calls += 1
+            if self.calls % 2:
+                return torch.nn.functional.embedding(torch.tensor([1]), params["w"]).sum(1)
+            return torch.nn.functional.linear(x, params["w"]).sum(1) + (params["late"] * x).sum(1)
+
+    params = {"w": torch.zeros(2, 2), "late": torch.zeros(2)}
+    first, second = (moments(Changing(), params, draws, torch.Generator()) for draws in (1, 2))
+    assert first.keys() == {"w"}
+    assert second.keys() == {"w", "late"}
+    assert first["w"].rows.tolist() == [0, 2]  # of the second row, twice a gradient of 1
+    assert second["w"].rows.tolist() == [2.5, 3.5]  # half of that and of the diagonal of [[5, 5], [5, 5]]
+    np.testing.assert_allclose(second["w"].columns, (np.ones((2, 2)) + 2 * np.array([[1, 2], [2, 4]])) / 2)
+    assert second["late"].rows.tolist() == [1, 4]
+
+
 def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
     class Hidden:
         def sampled_loss(self, p, generator):
