@@ -19,6 +19,7 @@ _WHERE = {
     "Run": ".engine.checkpoints",
     "Task": ".engine.tasks",
     "analyze": ".engine.analysis",
+    "audit": ".engine.audit",
     "complexity": ".engine.coarse",
     "compress": ".engine.compression",
     "decompress": ".engine.compression",
@@ -50,6 +51,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .analyzers.spectrum import spectrum
     from .engine.analysis import analyze
+    from .engine.audit import audit
     from .engine.certificate import bound, certify
     from .engine.checkpoints import Checkpoint, Run, open_run
     from .engine.coarse import complexity

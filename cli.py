@@ -117,6 +117,32 @@ def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tup
 
 
 @main.command()
+@click.argument("run")
+@click.option("-o", "--out", type=FOLDER, help="Folder for audit.csv.  [default: RUN/kolmogram]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
+def audit(run: str, out: Path | None, workers: int) -> None:
+    """Say whether the checkpoints of RUN are what they seem.
+
+    Copies, stale shards, wrong steps, fresh noise, other networks, missing tensors: what to know before a plot is
+    believed. Needs no task; reads every tensor once. Ends with exit code 1 if something is wrong, 0 if there are only
+    notes. Stop it at any moment; the same command reads only what is left.
+
+    \b
+    Example:
+      kolmogram audit runs/my-run && kolmogram analyze runs/my-run
+    """  # noqa: D301
+    from .engine.analysis import default_out
+    from .engine.audit import audit
+    from .engine.report.terminal import ProgressBars, print_audit
+
+    with ProgressBars() as bars:
+        seen = audit(run, out or default_out(run), workers=workers, progress=bars.audit)
+    print_audit(seen)
+    if seen.wrong:
+        raise click.ClickException(f"{run}: not all is as it seems, see above")
+
+
+@main.command()
 @click.argument("checkpoint")
 def inspect(checkpoint: str) -> None:
     """Show the tensors of one CHECKPOINT.

@@ -14,7 +14,7 @@ from kolmogram.engine.tasks.modular import OPERATIONS
 from kolmogram.engine.tasks.networks import ARCHITECTURES
 from kolmogram.engine.training.grokking import PRECISIONS
 from kolmogram.engine.training.recipes import RECIPES
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +96,23 @@ def test_one_bad_checkpoint_is_told_and_the_others_are_done(run, tmp_path):
     with (broken / "kolmogram" / "trajectory.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [math.isnan(float(row["l2_norm"])) for row in rows] == [False, True, False]
+
+
+def test_audit_says_what_is_wrong_and_ends_with_1(run, tmp_path):
+    result = run_cli("audit", run, "-o", tmp_path / "sound")
+    assert (result.stdout, result.stderr.strip()) == ("", "3 checkpoints, nothing found")
+    copied = tmp_path / "run"
+    copied.mkdir()
+    one = run / "step-00000005.safetensors"
+    (copied / one.name).write_bytes(one.read_bytes())
+    state = load_file(one)
+    save_file(state, copied / "step-00000020.safetensors", metadata={"step": "20"})
+    result = run_cli("audit", copied, code=1)
+    assert rows_of(result.stdout)[0] == ["step", "checkpoint", "finding", "evidence"]
+    assert rows_of(result.stdout)[1][:4] == ["5", "step-00000005.safetensors", "same", "weights"]
+    assert "2 checkpoints, 1 finding, 0 notes" in result.stderr
+    assert (copied / "kolmogram" / "audit.csv").is_file()
+    assert one_line_error("audit", copied).endswith("not all is as it seems, see above")
 
 
 def bad_inputs(tmp_path):

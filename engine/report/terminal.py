@@ -6,14 +6,15 @@ from dataclasses import fields
 from typing import Self
 
 from ..analysis import Progress
+from ..audit import Audit
 from ..checkpoints import Checkpoint
 from ..inspection import InspectedTensor, weights_of
 from ..training.grokking import Metrics
 from ..trajectory import Trajectory
 from .view import View, format_bytes, format_cell, verdict
 
-LONG_TEXT = ("checkpoint", "status", "tensor", "state")
-TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what", "proves")
+LONG_TEXT = ("checkpoint", "status", "tensor", "state", "evidence")
+TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what", "proves", "finding")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -73,6 +74,24 @@ def print_problems(trajectory: Trajectory) -> int:
     for row in bad:
         print(f"{row['checkpoint']}: {row['status']}", file=sys.stderr)
     return len(bad)
+
+
+def print_audit(seen: Audit) -> None:
+    """A row for each finding, and on stderr what was looked at."""
+    columns = ("step", "checkpoint", "finding", "evidence")
+    rows = [
+        [_cell("step", f.step), f.checkpoint or "the run", f.finding, f.evidence + ("" if f.is_wrong else " (a note)")]
+        for f in seen.findings
+    ]
+    if rows:
+        print_table(columns, rows)
+    counts = {"finding": len(seen.wrong), "note": len(seen.findings) - len(seen.wrong)}
+    found = ", ".join(_counted(number, what) for what, number in counts.items()) if rows else "nothing found"
+    print(f"{_counted(seen.checkpoints, 'checkpoint')}, {found}", file=sys.stderr)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor]) -> None:
@@ -137,6 +156,10 @@ class ProgressBars:
         """Move the bar of an analysis."""
         before = f"{progress.finished_before} already done" if progress.finished_before else ""
         self._show("analyzing", progress.done, progress.total, progress.checkpoint or before)
+
+    def audit(self, progress: Progress) -> None:
+        """Move the bar of an audit."""
+        self._show("auditing", progress.done, progress.total, progress.checkpoint)
 
     def _show(self, what: str, done: int, total: int | None, note: str) -> None:
         if what not in self._tasks:
