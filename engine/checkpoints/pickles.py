@@ -49,13 +49,23 @@ class Unknown(dict):
         self.state: Any = None
 
 
-def load(stream: IO[bytes], call: Callable[[str, tuple[Any, ...]], Any], persistent: Callable[[Any], Any]) -> Any:
+def plain_key(key: Any) -> Any:
+    """Only what has names matters, so only plain keys are kept, as text; None for any other."""
+    return str(key) if isinstance(key, str | int) else None
+
+
+def load(
+    stream: IO[bytes],
+    call: Callable[[str, tuple[Any, ...]], Any],
+    persistent: Callable[[Any], Any],
+    key: Callable[[Any], Any] = plain_key,
+) -> Any:
     """The next pickle in `stream` as plain data.
 
     `call(name, args)` says what a call of the named global stands for, or NotImplemented, which makes it an Unknown;
-    `persistent(id)` says what a persistent id stands for.
+    `persistent(id)` says what a persistent id stands for; `key(key)` under what an item of a dict is kept, if at all.
     """
-    machine = _Machine(call, persistent)
+    machine = _Machine(call, persistent, key)
     for opcode, argument, _ in pickletools.genops(stream):
         machine.execute(opcode.name, argument)
     return machine.stack.pop()
@@ -69,12 +79,18 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class _Machine:
     """The stack machine that a pickle is a program for."""
 
-    def __init__(self, call: Callable[[str, tuple[Any, ...]], Any], persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        call: Callable[[str, tuple[Any, ...]], Any],
+        persistent: Callable[[Any], Any],
+        key: Callable[[Any], Any],
+    ) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.call = call
         self.persistent = persistent
+        self.key = key
 
     def execute(self, opcode: str, argument: Any) -> None:
         """Apply one opcode; grouped as in `pickletools`, the frequent ones first."""
@@ -99,13 +115,13 @@ class _Machine:
             case "LIST" | "FROZENSET":
                 push(self._since_mark())
             case "DICT":
-                push(_filled({}, self._since_mark()))
+                push(self._filled({}, self._since_mark()))
             case "SETITEM":
                 pairs = self._top(2)
-                _filled(self.stack[-1], pairs)
+                self._filled(self.stack[-1], pairs)
             case "SETITEMS":
                 pairs = self._since_mark()
-                _filled(self.stack[-1], pairs)
+                self._filled(self.stack[-1], pairs)
             case "APPEND":
                 _extended(self.stack[-2], self._top(1))
             case "APPENDS" | "ADDITEMS":
@@ -163,6 +179,14 @@ class _Machine:
         del self.stack[mark:]
         return items
 
+    def _filled(self, target: Any, pairs: list[Any]) -> Any:
+        """`target` with alternating keys and values put in."""
+        if isinstance(target, dict):
+            for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+                if (kept := self.key(key)) is not None:
+                    target[kept] = value
+        return target
+
     def _called(self, function: Any, arguments: Any) -> Any:
         arguments = arguments if isinstance(arguments, tuple) else ()
         name = function.name if isinstance(function, Global) else "an object"
@@ -177,15 +201,6 @@ def _named(module: Any, name: Any) -> Global:
     if package in _RUNS_CODE or (package in {"builtins", "__builtin__", "io", "_io"} and name in _OPENS_OR_EVALUATES):
         raise WouldRunCodeError(f"{module}.{name}"[:100])
     return Global(f"{module}.{name}")
-
-
-def _filled(target: Any, pairs: list[Any]) -> Any:
-    """`target` with alternating keys and values put in; only what has names matters, so only plain keys are kept."""
-    if isinstance(target, dict):
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if isinstance(key, str | int):
-                target[str(key)] = value
-    return target
 
 
 def _extended(target: Any, items: list[Any]) -> None:

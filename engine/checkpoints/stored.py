@@ -4,9 +4,11 @@ Every byte of a checkpoint comes through `File`. Nothing is mapped into memory: 
 for as long as the mapping lives, and a file that shrinks under a mapping kills the process.
 """
 
+import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -49,8 +51,37 @@ def guarded(path: Path, doing: str) -> Iterator[None]:
         raise broken(path, f"{doing} failed ({reason})", "the file is damaged or not what its name says") from error
 
 
+class Bytes(ABC):
+    """Bytes on disk, `size` of them, at offsets from 0 on."""
+
+    __slots__ = ()
+    path: Path
+    size: int
+
+    @abstractmethod
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes from `offset`."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Any]:
+        """A stream of them that can seek."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset`."""
+        buffer = bytearray(self.checked(offset, count))
+        self.fill(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def checked(self, offset: int, count: int) -> int:
+        """`count`, after making sure that so many bytes lie at `offset`."""
+        if offset < 0 or count < 0 or offset + count > self.size:
+            needed = f"needs bytes {offset} to {offset + count}, the file has {self.size}"
+            raise broken(self.path, f"is truncated or lies about its sizes ({needed})", "copy it again")
+        return count
+
+
 @dataclass(frozen=True, slots=True)
-class File:
+class File(Bytes):
     """A file as it was when its contents were listed; reading it after it has changed is an error."""
 
     path: Path
@@ -64,12 +95,6 @@ class File:
         if status.st_size == 0:
             raise broken(path, "is empty (0 bytes)", "the save was interrupted; delete it or copy it again")
         return cls(path, status.st_size, status.st_mtime_ns)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`."""
-        buffer = bytearray(self.checked(offset, count))
-        self.fill(offset, memoryview(buffer))
-        return bytes(buffer)
 
     def fill(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `offset`."""
@@ -92,16 +117,59 @@ class File:
                 raise self.changed()
             yield stream
 
-    def checked(self, offset: int, count: int) -> int:
-        """`count`, after making sure that so many bytes lie at `offset`."""
-        if offset < 0 or count < 0 or offset + count > self.size:
-            needed = f"needs bytes {offset} to {offset + count}, the file has {self.size}"
-            raise broken(self.path, f"is truncated or lies about its sizes ({needed})", "copy it again")
-        return count
-
     def changed(self) -> CheckpointError:
         """The error for a file that was rewritten since it was listed."""
         return broken(self.path, "changed while it was being read", "open the run again")
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Bytes):
+    """Bytes of a file, from `begin` on, that are a file of their own."""
+
+    file: File
+    begin: int
+    size: int
+
+    @property
+    def path(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of the whole file."""
+        return self.file.path
+
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        self.checked(offset, len(buffer))
+        self.file.fill(self.begin + offset, buffer)
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        with self.file.open() as stream:
+            yield _Window(stream, self.begin, self.size)
+
+
+class _Window(io.RawIOBase):
+    """A stream of some bytes of another one."""
+
+    def __init__(self, stream: Any, begin: int, size: int) -> None:
+        self._stream, self._begin, self._size, self._place = stream, begin, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        if place < 0:
+            raise OSError("before the beginning")
+        self._place = place
+        return place
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = max(0, min(len(buffer), self._size - self._place))
+        self._stream.seek(self._begin + self._place)
+        got = self._stream.readinto(memoryview(buffer)[:count])
+        self._place += got
+        return got
 
 
 def foreign(file: File, wanted: str) -> CheckpointError:
@@ -128,7 +196,7 @@ class Stored(Protocol):
 class Span:
     """A tensor that lies in its file as plain little-endian elements, from `offset` on."""
 
-    file: File
+    file: Bytes
     offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]

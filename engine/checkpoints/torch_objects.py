@@ -16,7 +16,7 @@ import torch
 from .contents import Contents
 from .pickles import Global, Unknown
 from .steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from .stored import File, Span, broken, counts, no_weights, shape_of
+from .stored import Bytes, Span, broken, counts, no_weights, shape_of
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -33,7 +33,7 @@ _STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-_DTYPES = {
+DTYPES = {
     f"torch.{name}": getattr(torch, name)
     for name in (
         *("float64", "float32", "float16", "bfloat16", "complex64", "complex128", "bool"),
@@ -60,8 +60,14 @@ class Storage:
     start: Any = 0  # elements before this view of the storage (only in old files)
 
 
+class Leaf:
+    """A tensor in the structure of a checkpoint, in whatever way it is stored."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class View:
+class View(Leaf):
     """A tensor: elements of a storage, not yet located in the file nor checked."""
 
     storage: Storage
@@ -72,7 +78,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Leaf):
     """A tensor of a kind that is not plain elements in memory."""
 
     why: str
@@ -96,7 +102,7 @@ def call(name: str, args: tuple[Any, ...]) -> Any:
         case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
             return _view(*args[:4])
         case "torch._utils._rebuild_tensor_v3":
-            dtype = _DTYPES.get(args[6].name)
+            dtype = DTYPES.get(args[6].name)
             return _view(*args[:4], dtype=dtype) if dtype else Unreadable(f"dtype {args[6].name} is not read")
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
             return args[0]
@@ -123,13 +129,13 @@ def _view(storage: Any, offset: Any, shape: Any, stride: Any, *, dtype: torch.dt
 Locate = Callable[[str], tuple[int, int]]  # storage key -> where its bytes begin in the file, and how many they are
 
 
-def contents_of(payload: Any, file: File, locate: Locate) -> Contents:
+def contents_of(payload: Any, file: Bytes, locate: Locate) -> Contents:
     """The weights, the step and the numbers in an unpickled torch.save file."""
-    if isinstance(payload, View | Unreadable):
+    if isinstance(payload, Leaf):
         raise no_weights(file.path, "holds one tensor without a name")
     top = _children(payload) or {}
-    weights, skipped = _weights(top)
-    found = {name: _located(file, name, leaf, locate) for name, leaf in _leaves(weights)}
+    weights, skipped = model_part(top)
+    found = {name: located(file, name, leaf, locate) for name, leaf in leaves(weights)}
     tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Span)}
     if not tensors:
         raise no_weights(file.path, "holds no weights")
@@ -153,17 +159,17 @@ def _trainer(top: Mapping[str, Any]) -> str:
     return "nanogpt" if {"model_args", "iter_num"} <= top.keys() else "torch"
 
 
-def _weights(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+def model_part(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     """The part of a checkpoint that is the model, and why the other parts are not given."""
     skipped: dict[str, str] = {}
     parts: dict[str, Any] = {}
     for key, value in top.items():
         if _is_optimiser(value) or ("." not in key and _TRAINING_STATE.search(key)):
             skipped[key] = "training state, never read"
-        elif isinstance(value, View | Unreadable) or any(True for _ in _leaves({key: value})):
+        elif any(True for _ in leaves({key: value})):
             parts[key] = value
-    nested = [key for key, value in parts.items() if not isinstance(value, View | Unreadable)]
-    loose = [key for key, value in parts.items() if isinstance(value, View) and value.shape not in ((), (1,))]
+    nested = [key for key, value in parts.items() if not isinstance(value, Leaf)]
+    loose = [key for key, value in parts.items() if getattr(value, "shape", ()) not in ((), (1,))]
     only = nested[0] if len(nested) == 1 and not loose else None
     chosen = next((key for key in _MODEL_KEYS if key in nested), only)
     if chosen is None:
@@ -172,7 +178,7 @@ def _weights(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     return parts[chosen], skipped | others
 
 
-def _leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, View | Unreadable]]:
+def leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it."""
     seen = set() if seen is None else seen
     children = None if _is_optimiser(value) or id(value) in seen else _children(value)
@@ -180,10 +186,10 @@ def _leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Itera
         return
     seen.add(id(value))
     for key, child in children.items():
-        if isinstance(child, View | Unreadable):
+        if isinstance(child, Leaf):
             yield f"{prefix}{key}", child
         else:
-            yield from _leaves(child, f"{prefix}{key}.", seen)
+            yield from leaves(child, f"{prefix}{key}.", seen)
 
 
 def _children(value: Any) -> Mapping[str, Any] | None:
@@ -205,7 +211,7 @@ def _is_optimiser(value: Any) -> bool:
     return isinstance(value, dict) and "param_groups" in value and "state" in value
 
 
-def _located(file: File, name: str, leaf: View | Unreadable, locate: Locate) -> Span | Unreadable:
+def located(file: Bytes, name: str, leaf: View | Unreadable, locate: Locate) -> Span | Unreadable:
     """The view as bytes of the file, after checking that its storage really holds them."""
     if isinstance(leaf, Unreadable):
         return leaf
@@ -227,9 +233,9 @@ def _is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return all(n == 1 or has == wants for n, has, wants in zip(shape, stride, expected, strict=True))
 
 
-def _number(file: File, value: Any, locate: Locate) -> Any:
+def _number(file: Bytes, value: Any, locate: Locate) -> Any:
     """A number as it is, a tensor with one element as its element."""
     if isinstance(value, View) and value.shape in ((), (1,)):
-        value = _located(file, "a number", value, locate)
+        value = located(file, "a number", value, locate)
         return value.read().item() if isinstance(value, Span) else None
     return value if isinstance(value, int | float) else None

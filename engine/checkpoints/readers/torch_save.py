@@ -15,7 +15,7 @@ from zlib import crc32
 
 from ..contents import Claim, Contents
 from ..pickles import WouldRunCodeError, load
-from ..stored import File, broken, foreign, guarded
+from ..stored import Bytes, File, broken, foreign, guarded
 from ..torch_objects import Storage, call, contents_of, persistent
 
 FORMAT = "torch"
@@ -52,15 +52,15 @@ def read(path: Path) -> Contents:
 
 
 def _read_archive(file: File) -> Contents:
-    records = _Records(file)
+    records = Records(file)
     payload = load(io.BytesIO(records.structure()), call, persistent)
     return contents_of(payload, file, records.locate)
 
 
-class _Records:
+class Records:
     """The records of a torch zip archive, by their names below its top folder."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: Bytes) -> None:
         self._file = file
         try:
             with file.open() as stream, zipfile.ZipFile(stream) as archive:

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from kolmogram.engine.checkpoints import open_run
 from safetensors.torch import save_file
 from torch import nn
@@ -148,6 +149,9 @@ def test_one_state_is_the_same_checkpoint_whoever_saved_it(tmp_path, lightning, 
         ),
         "nanogpt": lambda folder: torch.save(
             {"model": compiled, "optimizer": optimiser, "iter_num": 6, "model_args": {}}, folder / "ckpt.pt"
+        ),
+        "dcp": lambda folder: dcp.save(
+            {"model": ddp, "optim": optimiser}, checkpoint_id=folder / "step-6", no_dist=True
         ),
         "npz": lambda folder: np.savez(folder / "w.npz", step=6, **{name: t.numpy() for name, t in state.items()}),
         "npz deflated": lambda folder: np.savez_compressed(

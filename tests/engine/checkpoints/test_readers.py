@@ -34,7 +34,7 @@ def raw_reader(tmp_path, monkeypatch):
 
 
 def test_the_table_is_the_folder():
-    assert set(readers.readers()) == {"npz", "safetensors", "sharded", "torch_save"}
+    assert set(readers.readers()) == {"dcp", "npz", "safetensors", "sharded", "torch_save"}
 
 
 def test_a_format_joins_by_adding_one_file(tmp_path, raw_reader):

@@ -1,0 +1,236 @@
+"""torch.distributed.checkpoint: a folder that every rank wrote a part of, read without any of them.
+
+`.metadata` is a pickle that says of every tensor into which chunks it was cut, and where each lies: at an offset of one
+of the files `__RANK_N.distcp`, as a torch.save file of its own.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contents import Claim, Contents
+from ..pickles import Global, Unknown, WouldRunCodeError, load, plain_key
+from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
+from ..stored import File, Part, Span, broken, counts, guarded, no_weights, shape_of
+from ..torch_objects import DTYPES, Leaf, Unreadable, View, call, leaves, located, model_part, persistent
+from .torch_save import LARGEST_PICKLE, Records
+
+FORMAT = "dcp"
+
+METADATA = ".metadata"
+TRAIN_STATE = "train_state"  # where torchtitan counts steps
+COUNTERS = (*STEP_KEYS, *EPOCH_KEYS)
+LARGEST_NUMBER = 1 << 14  # bytes of an object that may be a number
+MANY_CHUNKS = 2048  # of one tensor, up to which all are held against each other
+
+_FILE = re.compile(r"^__\d+_\d+\.distcp$")
+_CLASSES = "torch.distributed.checkpoint."
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A block of a tensor, from `offsets` on, in a torch.save file of its own."""
+
+    part: Part
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def read(self, name: str) -> torch.Tensor:
+        """The block; CheckpointError if the file holds something else."""
+        payload, records = _unpickled(self.part)
+        span = located(self.part, name, payload, records.locate) if isinstance(payload, View) else payload
+        if not isinstance(span, Span) or span.shape != self.shape:
+            raise broken(self.part.path, f"tensor {name!r} is not where .metadata says", "the save was interrupted")
+        return span.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunked(Leaf):
+    """A tensor in chunks; a `Stored`."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+    def read(self) -> torch.Tensor:
+        """The chunks put together."""
+        if len(self.chunks) == 1:
+            return self.chunks[0].read(self.name).to(self.dtype)
+        whole = torch.empty(self.shape, dtype=self.dtype)
+        for chunk in self.chunks:
+            block = tuple(slice(begin, begin + size) for begin, size in zip(chunk.offsets, chunk.shape, strict=True))
+            whole[block] = chunk.read(self.name).to(self.dtype)
+        return whole
+
+
+def claim(folder: Path, names: Sequence[str]) -> Iterator[Claim]:
+    """A folder with files of at least one rank, but for an optimiser's own."""
+    files = [name for name in names if _FILE.match(name)]
+    if files and not folder.name.startswith("optim"):
+        yield Claim(folder, tuple(folder / name for name in (METADATA, *files)))
+
+
+def read(path: Path) -> Contents:
+    """List the tensors of one checkpoint; no file of a rank is opened but for numbers."""
+    with guarded(path, "reading the distributed checkpoint"):
+        if not (path / METADATA).is_file():
+            raise broken(path, "has no .metadata", "the save was interrupted, or one file was not copied")
+        state = _metadata(path / METADATA)
+        top, said = _Reading(path, state).structure()
+        weights, skipped = model_part(top)
+        found = dict(leaves(weights))
+        tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Chunked)}
+        if not tensors:
+            raise no_weights(path, "holds no weights")
+        skipped |= {name: leaf.why for name, leaf in found.items() if isinstance(leaf, Unreadable)}
+        step, epoch = count_among(said, STEP_KEYS), count_among(said, EPOCH_KEYS)
+        return Contents(FORMAT, tensors, step=step, epoch=epoch, metrics=numbers(said), skipped=skipped)
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    file = File.at(path)
+    if file.size > LARGEST_PICKLE:
+        raise broken(path, f"has {file.size} bytes, which is absurd", "do not trust it")
+    try:
+        found = load(io.BytesIO(file.read(0, file.size)), _call, persistent, _key)
+    except WouldRunCodeError as error:
+        what = f"is a pickle that would run {error} when loaded (nothing was run)"
+        raise broken(path, what, "do not trust where it came from") from None
+    if not isinstance(found, Unknown) or not isinstance(found.state, dict):
+        raise broken(path, "is not the metadata of a distributed checkpoint", "copy it again")
+    return found.state
+
+
+def _call(name: str, args: tuple[Any, ...]) -> Any:
+    return NotImplemented if name.startswith(_CLASSES) else call(name, args)
+
+
+def _key(key: Any) -> Any:
+    """An index of the storage, by what torch compares: the name and where the chunk begins."""
+    if isinstance(key, Unknown) and isinstance(key.state, dict):
+        offset = key.state.get("offset")
+        return key.state.get("fqn"), None if offset is None else tuple(offset)
+    return plain_key(key)
+
+
+class _Reading:
+    """A folder with its metadata."""
+
+    def __init__(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._items: Mapping[str, Any] = metadata.get("state_dict_metadata") or {}
+        self._storage: Mapping[Any, Any] = metadata.get("storage_data") or {}
+        paths = metadata.get("planner_data")
+        self._paths: Mapping[str, Any] = paths if isinstance(paths, dict) else {}
+        self._files: dict[str, File] = {}
+
+    def structure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The tensors in the structure that was saved, and what it says of itself in numbers."""
+        top: dict[str, Any] = {}
+        said: dict[str, Any] = {}
+        for name, item in self._items.items():
+            *above, last = self._path(name)
+            is_said = above == [TRAIN_STATE] or (not above and (last in COUNTERS or _is(item, "BytesStorageMetadata")))
+            if is_said:
+                said[last] = self._number(name, item)
+            elif _is(item, "TensorStorageMetadata"):
+                inner = top
+                for key in above:
+                    inner = inner.setdefault(key, {})
+                inner[last] = self._tensor(name, item.state)
+        return top, {key: value for key, value in said.items() if value is not None}
+
+    def _path(self, name: str) -> list[str]:
+        """The keys that lead to an item."""
+        path = self._paths.get(name)
+        return [str(key) for key in path] if isinstance(path, list | tuple) and path else [name]
+
+    def _tensor(self, name: str, state: Mapping[str, Any]) -> Chunked | Unreadable:
+        dtype = _dtype(state["properties"])
+        if isinstance(dtype, Unreadable):
+            return dtype
+        shape = shape_of(self._folder, name, state["size"])
+        chunks: list[Chunk] = []
+        for chunk in state["chunks"]:
+            sizes = shape_of(self._folder, name, chunk.state["sizes"])
+            offsets = counts(self._folder, name, chunk.state["offsets"])
+            if 0 in sizes:
+                continue
+            part = self._part(name, offsets)
+            if isinstance(part, Unreadable):
+                return part
+            chunks.append(Chunk(part, offsets, sizes))
+        if not _cover(shape, chunks):
+            raise broken(self._folder, f"the chunks of tensor {name!r} do not make it up", "the save was interrupted")
+        return Chunked(name, dtype, shape, tuple(chunks))
+
+    def _part(self, name: str, offsets: tuple[int, ...] | None) -> Part | Unreadable:
+        info = self._storage.get((name, offsets))
+        if info is None:
+            raise broken(self._folder, f"a part of tensor {name!r} is in no file", "the save was interrupted")
+        if info.state.get("transform_descriptors"):
+            return Unreadable("stored by an extension, not as plain elements")
+        file, (begin, size) = info.state["relative_path"], counts(self._folder, name, _extent(info.state))
+        if not isinstance(file, str) or not _FILE.match(file):
+            raise broken(self._folder, f"names {str(file)[:80]!r}, which is no file of a rank", "do not trust it")
+        if file not in self._files:
+            if not (self._folder / file).is_file():
+                raise broken(self._folder, f"its file {file!r} is missing", "copy it there")
+            self._files[file] = File.at(self._folder / file)
+        self._files[file].checked(begin, size)
+        return Part(self._files[file], begin, size)
+
+    def _number(self, name: str, item: Any) -> Any:
+        """A number that was saved as an object, or as a tensor of one element."""
+        if _is(item, "TensorStorageMetadata") and tuple(item.state["size"]) == ():
+            tensor = self._tensor(name, item.state)
+            return tensor.read().item() if isinstance(tensor, Chunked) else None
+        if not _is(item, "BytesStorageMetadata") or (name, None) not in self._storage:
+            return None
+        part = self._part(name, None)
+        if isinstance(part, Unreadable) or part.size > LARGEST_NUMBER:
+            return None
+        value, _ = _unpickled(part)
+        return value if isinstance(value, int | float) else None
+
+
+def _extent(state: Mapping[str, Any]) -> tuple[Any, Any]:
+    return state["offset"], state["length"]
+
+
+def _is(item: Any, kind: str) -> bool:
+    return isinstance(item, Unknown) and item.kind == f"{_CLASSES}metadata.{kind}"
+
+
+def _dtype(properties: Any) -> torch.dtype | Unreadable:
+    """The first of the properties (their pickled state is a tuple)."""
+    kind = properties.state[0] if isinstance(properties.state, tuple) else properties.state["dtype"]
+    name = kind.name if isinstance(kind, Global) else str(kind)
+    return DTYPES.get(name, Unreadable(f"dtype {name} is not read"))
+
+
+def _unpickled(part: Part) -> tuple[Any, Records]:
+    records = Records(part)
+    return load(io.BytesIO(records.structure()), call, persistent), records
+
+
+def _cover(shape: tuple[int, ...], chunks: Sequence[Chunk]) -> bool:
+    """Whether the chunks lie in the tensor, do not overlap, and leave nothing out."""
+    if any(len(chunk.offsets) != len(shape) or len(chunk.shape) != len(shape) for chunk in chunks):
+        return False
+    begin = np.array([chunk.offsets for chunk in chunks], np.int64).reshape(len(chunks), len(shape))
+    end = begin + np.array([chunk.shape for chunk in chunks], np.int64).reshape(begin.shape)
+    if (end > np.array(shape, np.int64)).any() or sum(prod(chunk.shape) for chunk in chunks) != prod(shape):
+        return False
+    if not 1 < len(chunks) <= MANY_CHUNKS:
+        return True
+    overlaps = ((begin[:, None] < end) & (begin < end[:, None])).all(2)
+    return int(overlaps.sum()) == len(chunks)
