@@ -26,7 +26,7 @@ FARTHEST, EMPTY = 0.6, 0.95  # shares of what the empty network loses: to aim at
 LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to where it was
 NEAR = 1.5  # times the rise aimed at: where that is
 LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples; share of moves before the first
-UNEXPLAINED = 0.7  # the pace falls by this where no tensor alone explains the loss
+UNEXPLAINED, REGAINED = 0.5, 1.1  # the pace falls by this where no tensor alone explains the loss; rises with every move
 HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
 START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
 SMOOTHING, GATHERING, ANSWER = 0.5, 0.1, 1.5  # of the rise; of the price by distance from the aim, slow and at once
@@ -89,7 +89,7 @@ class Descent:
         else:  # steps that are right for a rise are its square root
             self.latents.refine(math.ceil(math.sqrt(start)))
         found, bits, kept = None, math.inf, self.latents.copy()
-        price = Price(START_PRICE * self.latents.bits / (2 * epsilon))
+        price, caution = Price(START_PRICE * self.latents.bits / (2 * epsilon)), 1.0
         for number in range(moves + SETTLING if self.latents else 0):
             left = min((1 - number / moves) / (1 - hold), 1.0)
             aim = start**left * end ** (1 - left) if number < moves else min(SETTLED, end)
@@ -99,12 +99,13 @@ class Descent:
             rise = (float(self._batch_loss) - self.loss.original) / epsilon
             limit = min(LOST * max(aim, 1.0), max(EMPTY * empty, aim))
             if not rise <= limit and self._lost(self.latents, limit * epsilon):  # and it is not the batch
-                pace *= self._recover(kept, limit * epsilon)
+                caution *= self._recover(kept, limit * epsilon)
                 continue
             if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
                 kept = self.latents.copy()
             self._price.fill_(price.at(rise, aim))
-            self._pace.fill_(pace * _pace(number, moves))
+            self._pace.fill_(caution * pace * _pace(number, moves))
+            caution = min(REGAINED * caution, 1.0)
             self._move()
             last = number >= moves - 1
             looks = last or (number % LOOKS == 0 and (not hold or number >= FIRST_LOOK * moves))
