@@ -26,7 +26,10 @@ FARTHEST, EMPTY = 0.6, 0.95  # shares of what the empty network loses: to aim at
 LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to where it was
 NEAR = 1.5  # times the rise aimed at: where that is
 LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples; share of moves before the first
-UNEXPLAINED, REGAINED = 0.5, 1.1  # the pace falls by this where no tensor alone explains the loss; rises with every move
+UNEXPLAINED, REGAINED = (
+    0.5,
+    1.1,
+)  # the pace falls by this where no tensor alone explains the loss; rises with every move
 HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
 START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
 SMOOTHING, GATHERING, ANSWER = 0.5, 0.1, 1.5  # of the rise; of the price by distance from the aim, slow and at once
@@ -48,6 +51,24 @@ class Price:
         error = min(max(math.log(max(self.rise, 0.05) / aim), -LARGEST_ERROR), LARGEST_ERROR)
         self.gathered += GATHERING * error
         return self.first * math.exp(self.gathered + ANSWER * error)
+
+
+@dataclass
+class Pace:
+    """Share of the full pace of each of so many `moves`: at most `full`, slow at first and at last, and with caution
+    after a loss that nothing explains, until it is regained.
+    """
+
+    full: float
+    moves: int
+    caution: float = 1.0
+
+    def move(self, number: int) -> float:
+        """The pace of a move."""
+        falling = max(1 - (number + 1) / self.moves, 0.0) / (1 - SLOWING)
+        pace = self.caution * self.full * (min((number + 1) / WARMING, 1.0) * min(falling + SLOWEST, 1.0))
+        self.caution = min(REGAINED * self.caution, 1.0)
+        return pace
 
 
 class Descent:
@@ -89,7 +110,7 @@ class Descent:
         else:  # steps that are right for a rise are its square root
             self.latents.refine(math.ceil(math.sqrt(start)))
         found, bits, kept = None, math.inf, self.latents.copy()
-        price, caution = Price(START_PRICE * self.latents.bits / (2 * epsilon)), 1.0
+        price, paces = Price(START_PRICE * self.latents.bits / (2 * epsilon)), Pace(pace, moves)
         for number in range(moves + SETTLING if self.latents else 0):
             left = min((1 - number / moves) / (1 - hold), 1.0)
             aim = start**left * end ** (1 - left) if number < moves else min(SETTLED, end)
@@ -99,13 +120,12 @@ class Descent:
             rise = (float(self._batch_loss) - self.loss.original) / epsilon
             limit = min(LOST * max(aim, 1.0), max(EMPTY * empty, aim))
             if not rise <= limit and self._lost(self.latents, limit * epsilon):  # and it is not the batch
-                caution *= self._recover(kept, limit * epsilon)
+                paces.caution *= self._recover(kept, limit * epsilon)
                 continue
             if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
                 kept = self.latents.copy()
             self._price.fill_(price.at(rise, aim))
-            self._pace.fill_(caution * pace * _pace(number, moves))
-            caution = min(REGAINED * caution, 1.0)
+            self._pace.fill_(paces.move(number))
             self._move()
             last = number >= moves - 1
             looks = last or (number % LOOKS == 0 and (not hold or number >= FIRST_LOOK * moves))
@@ -165,9 +185,3 @@ class Descent:
             for name, code in codes.items()
         }
         return State(self._state.candidates | codes, params, self.loss(params))
-
-
-def _pace(number: int, moves: int) -> float:
-    """Share of the full pace of a move."""
-    falling = max(1 - (number + 1) / moves, 0.0) / (1 - SLOWING)
-    return min((number + 1) / WARMING, 1.0) * min(falling + SLOWEST, 1.0)

@@ -125,18 +125,22 @@ def unlucky_at(number, descent, monkeypatch):
     return paces
 
 
-def test_where_no_tensor_alone_explains_the_loss_the_pace_falls(task, params, monkeypatch):
+def test_where_no_tensor_alone_explains_the_loss_the_pace_falls_for_a_while(task, params, monkeypatch):
     _, descent = descent_of(task, params)
     assert descent._recover(descent.latents.copy(), math.inf) == module.UNEXPLAINED
     paces = unlucky_at(20, descent, monkeypatch)
     monkeypatch.setattr(descent, "_lost", lambda latents, _: latents is descent.latents)
     descent.run(EPSILON, 40, 2.0, 1.0)
     assert 39 <= len(paces) <= 39 + module.SETTLING, "the lost move is not made up for"
-    assert paces[20] == pytest.approx(module.UNEXPLAINED * module._pace(21, 40))
+    usual = [module.Pace(1.0, 40).move(number) for number in range(40)]
+    assert paces[:20] == pytest.approx(usual[:20])
+    assert paces[20] == pytest.approx(module.UNEXPLAINED * usual[21])
+    assert paces[21] == pytest.approx(module.UNEXPLAINED * module.REGAINED * usual[22])
+    assert paces[30:39] == pytest.approx(usual[31:]), "it is regained"
 
 
 def test_an_unusual_batch_is_not_a_lost_network(task, params, monkeypatch):
     _, descent = descent_of(task, params)
     paces = unlucky_at(20, descent, monkeypatch)
     descent.run(EPSILON, 40, 2.0, 1.0)
-    assert paces[:40] == pytest.approx([module._pace(number, 40) for number in range(40)])
+    assert paces[:40] == pytest.approx([module.Pace(1.0, 40).move(number) for number in range(40)])
