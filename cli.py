@@ -92,7 +92,10 @@ def demo(out: Path) -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
 @click.option("--moves", type=click.IntRange(1), help="Of the search; more find smaller files.  [default: 100]")
-def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tuple[str, ...], **options: Any) -> None:
+@click.option("--watch", is_flag=True, help="Go on as new checkpoints come, until interrupted.")
+def analyze(
+    run: str, out: Path | None, epsilon: tuple[float, ...], measure: tuple[str, ...], watch: bool, **options: Any
+) -> None:
     """Measure every checkpoint of RUN.
 
     RUN is a folder, a single checkpoint or a glob. Writes trajectory.csv and .parquet, tensors.parquet, report.html and
@@ -103,16 +106,39 @@ def analyze(run: str, out: Path | None, epsilon: tuple[float, ...], measure: tup
     Example:
       kolmogram analyze runs/my-run --task my_task.py --epsilon 1 --epsilon 0.25
     """  # noqa: D301
-    from .engine.analysis import analyze, default_out
+    from .engine.analysis import default_out
+
+    options |= {"measures": measure or None, "epsilons": epsilon, "out": out or default_out(run)}
+    if watch:
+        _watch(run, options)
+    else:
+        _analyze(run, options)
+
+
+def _watch(run: str, options: dict[str, Any]) -> None:
+    """Measure what comes, until interrupted."""
+    from .engine.watching import changes
+
+    click.echo(f"watching {run}: Ctrl-C ends it, what was measured is kept", err=True)
+    try:
+        for opened, fresh in changes(run):
+            _analyze(opened, options, fresh)
+    except KeyboardInterrupt:
+        click.echo("no longer watching", err=True)
+
+
+def _analyze(run: Any, options: dict[str, Any], fresh: frozenset[str] | None = None) -> None:
+    """Measure a run and print its rows, only those of `fresh` checkpoints if they are given."""
+    from .engine.analysis import analyze
     from .engine.report.terminal import ProgressBars, print_problems, print_trajectory
 
-    out = out or default_out(run)
     with ProgressBars() as bars:
-        table = analyze(run, measures=measure or None, epsilons=epsilon, out=out, progress=bars.analysis, **options)
-    print_trajectory(table)
+        table = analyze(run, progress=bars.analysis, **options)
+    if fresh != frozenset():
+        print_trajectory(table, fresh)
     problems = print_problems(table)
-    click.echo(f"{out}/report.html", err=True)
-    if problems == len(table):
+    click.echo(f"{options['out']}/report.html", err=True)
+    if problems == len(table) and fresh is None:
         raise click.ClickException(f"{run}: no checkpoint could be measured as asked")
 
 

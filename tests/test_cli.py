@@ -98,6 +98,26 @@ def test_one_bad_checkpoint_is_told_and_the_others_are_done(run, tmp_path):
     assert [math.isnan(float(row["l2_norm"])) for row in rows] == [False, True, False]
 
 
+def test_analyze_watches_a_run_that_goes_on(run, tmp_path, monkeypatch):
+    growing = tmp_path / "run"
+    growing.mkdir()
+    paths = sorted(run.glob("*.safetensors"))
+    looks = iter(range(10))
+
+    def sleep(seconds):
+        assert seconds > 1
+        if (look := next(looks)) > 3:
+            raise KeyboardInterrupt
+        if look < len(paths):
+            (growing / paths[look].name).write_bytes(paths[look].read_bytes())
+
+    monkeypatch.setattr("kolmogram.engine.watching.time.sleep", sleep)
+    result = run_cli("analyze", growing, "-m", "norms", "--watch")
+    assert [row[0] for row in rows_of(result.stdout)] == ["checkpoint", "step-00000000.safetensors", "step", "5", "20"]
+    assert "no longer watching" in result.stderr
+    assert (growing / "kolmogram" / "trajectory.csv").read_text().count("step-") == 3
+
+
 def test_audit_says_what_is_wrong_and_ends_with_1(run, tmp_path):
     result = run_cli("audit", run, "-o", tmp_path / "sound")
     assert (result.stdout, result.stderr.strip()) == ("", "3 checkpoints, nothing found")

@@ -1,7 +1,7 @@
 """Tables and progress in a terminal: rows go to stdout, progress and problems to stderr."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from typing import Self
 
@@ -42,11 +42,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def print_trajectory(trajectory: Trajectory) -> None:
-    """The columns that say most, one row per checkpoint; the tables on disk have all of them."""
+def print_trajectory(trajectory: Trajectory, only: Collection[str] | None = None) -> None:
+    """The columns that say most, one row per checkpoint (`only` these); the tables on disk have all of them."""
     view = View(trajectory, "")
     columns = ("step" if view.has_steps else "checkpoint", *view.table_columns())
-    print_table(columns, [[_cell(name, row[name]) for name in columns] for row in trajectory.rows])
+    rows = [row for row in trajectory.rows if only is None or row["checkpoint"] in only]
+    print_table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])
 
 
 def print_bounds(trajectory: Trajectory) -> None:

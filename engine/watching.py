@@ -1,0 +1,47 @@
+"""A run that is still going, whenever there is something new in it: what `analyze --watch` measures."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .checkpoints import Checkpoint, Run, open_run
+from .errors import CheckpointError
+
+EVERY = 30.0  # seconds between looks
+
+
+def changes(path: str | Path, every: float = EVERY) -> Iterator[tuple[Run, frozenset[str]]]:
+    """The run whenever checkpoints have come or changed, and the names of these; without an end.
+
+    What is there at first is given at once; what comes, when it has been the same for `every` seconds, for it may be in
+    the middle of being written. A folder may still be empty; CheckpointError where there is no such path.
+    """
+    given: dict[str, str] = {}
+    before: dict[str, str] | None = None
+    while True:
+        run = _opened(Path(path))
+        now = {checkpoint.name: _state(checkpoint) for checkpoint in run or ()}
+        if run is not None and now != given and (now == before or not given):
+            fresh = frozenset(name for name, state in now.items() if given.get(name) != state)
+            given = now
+            yield run, fresh
+        before = now
+        time.sleep(every)
+
+
+def _opened(path: Path) -> Run | None:
+    """The run; None as long as there is nothing to read in its folder."""
+    try:
+        return open_run(path)
+    except CheckpointError:
+        if path.is_dir():
+            return None
+        raise
+
+
+def _state(checkpoint: Checkpoint) -> str:
+    """What changes when the checkpoint is written again."""
+    try:
+        return checkpoint.fingerprint()
+    except CheckpointError as error:
+        return str(error)
