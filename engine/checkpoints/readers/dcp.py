@@ -42,11 +42,11 @@ class Chunk:
     offsets: tuple[int, ...]
     shape: tuple[int, ...]
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """The block; CheckpointError if the file holds something else."""
         payload, records = _unpickled(self.part)
         span = located(self.part, name, payload, records.locate) if isinstance(payload, View) else payload
-        if not isinstance(span, Span) or span.shape != self.shape:
+        if not isinstance(span, Span) or (span.shape, span.dtype) != (self.shape, dtype):
             raise broken(self.part.path, f"tensor {name!r} is not where .metadata says", "the save was interrupted")
         return span.read()
 
@@ -63,11 +63,11 @@ class Chunked(Leaf):
     def read(self) -> torch.Tensor:
         """The chunks put together."""
         if len(self.chunks) == 1:
-            return self.chunks[0].read(self.name).to(self.dtype)
+            return self.chunks[0].read(self.name, self.dtype)
         whole = torch.empty(self.shape, dtype=self.dtype)
         for chunk in self.chunks:
             block = tuple(slice(begin, begin + size) for begin, size in zip(chunk.offsets, chunk.shape, strict=True))
-            whole[block] = chunk.read(self.name).to(self.dtype)
+            whole[block] = chunk.read(self.name, self.dtype)
         return whole
 
 

@@ -170,6 +170,15 @@ def test_a_place_that_holds_another_tensor(saved):
     assert "tensor 'model.w' is not where .metadata says" in refused("w", when=checkpoint.tensor)
 
 
+def test_a_type_that_is_not_the_files(saved):
+    def halved(metadata):
+        metadata.state_dict_metadata["model.w"].properties.dtype = torch.float16
+
+    rewrite(saved, halved)
+    (checkpoint,) = open_run(saved)
+    assert "is not where .metadata says" in refused("w", when=checkpoint.tensor)
+
+
 def test_metadata_that_would_run_code(saved, tmp_path):
     class Hostile:
         def __reduce__(self):
