@@ -86,6 +86,11 @@ def test_importing_is_light(code):
     assert not heavy & set(loaded)
 
 
+def test_commands_that_do_not_train_do_not_wait_for_torchs_compiler():
+    code = "import sys, kolmogram.engine.report.terminal; print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    assert python(code) == ["True", "False"]
+
+
 def test_nothing_touches_cuda_at_import():
     modules = [
         ".".join(("kolmogram", *p.relative_to(ROOT).with_suffix("").parts))

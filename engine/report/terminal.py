@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ..analysis import Progress
 from ..audit import Audit
 from ..checkpoints import Checkpoint
 from ..inspection import InspectedTensor, weights_of
-from ..training.grokking import Metrics
 from ..trajectory import Trajectory
 from .view import View, format_bytes, format_cell, verdict
+
+if TYPE_CHECKING:
+    from ..training.grokking import Metrics
 
 LONG_TEXT = ("checkpoint", "status", "tensor", "state", "evidence")
 TEXT_COLUMNS = (*LONG_TEXT, "dtype", "shape", "what", "proves", "finding")
@@ -113,8 +115,10 @@ def print_inspection(checkpoint: Checkpoint, tensors: Iterable[InspectedTensor])
         print(f"{name}: skipped, {reason}", file=sys.stderr)
 
 
-def print_metrics(rows: Sequence[Metrics]) -> None:
+def print_metrics(rows: Sequence["Metrics"]) -> None:
     """The rows of metrics.csv."""
+    from ..training.grokking import Metrics  # brings the compiler of torch: a second for commands that do not train
+
     columns = [field.name for field in fields(Metrics)]
     print_table(columns, [[_cell(name, getattr(row, name)) for name in columns] for row in rows])
 
@@ -148,7 +152,7 @@ class ProgressBars:
             disable=not console.is_terminal,
         )
 
-    def training(self, metrics: Metrics) -> None:
+    def training(self, metrics: "Metrics") -> None:
         """Move the bar of a training run; its end is not known where an accuracy ends it."""
         accuracies = f"accuracy train {metrics.train_accuracy:.3f}, test {metrics.test_accuracy:.3f}"
         self._show("training", metrics.epoch, self._epochs, accuracies)
