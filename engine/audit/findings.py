@@ -155,9 +155,7 @@ def exchanged(run: Sequence[Evidence]) -> Iterator[Finding]:
     for gain, i, j in sorted(gains, reverse=True):
         if gain > NEARER_THERE and not taken & {i, j}:
             taken |= {i, j}
-            evidence = (
-                f"with {_label(placed[j])}: they are {gain:.1f} times as far from those around them as in its place"
-            )
+            evidence = f"with {_label(placed[j])}: {gain:.1f} times as far from those around as in each other's place"
             yield _of(placed[i], "exchanged", evidence)
 
 

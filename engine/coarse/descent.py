@@ -26,10 +26,7 @@ FARTHEST, EMPTY = 0.6, 0.95  # shares of what the empty network loses: to aim at
 LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to where it was
 NEAR = 1.5  # times the rise aimed at: where that is
 LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples; share of moves before the first
-UNEXPLAINED, REGAINED = (
-    0.5,
-    1.1,
-)  # the pace falls by this where no tensor alone explains the loss; rises with every move
+UNEXPLAINED, REGAINED = 0.5, 1.1  # times the pace where no tensor alone explains the loss; and then with every move
 HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
 START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
 SMOOTHING, GATHERING, ANSWER = 0.5, 0.1, 1.5  # of the rise; of the price by distance from the aim, slow and at once
