@@ -98,13 +98,15 @@ def analyze(
 ) -> None:
     """Measure every checkpoint of RUN.
 
-    RUN is a folder, a single checkpoint or a glob. Writes trajectory.csv and .parquet, tensors.parquet, report.html and
-    the decodable .kolmo files. Stop it at any moment; the same command goes on where it was and repeats no finished
-    checkpoint.
+    RUN is a folder, a single checkpoint, a glob, or the URL of one. Writes trajectory.csv and .parquet,
+    tensors.parquet, report.html and the decodable .kolmo files. Stop it at any moment; the same command goes on where
+    it was and repeats no finished checkpoint.
 
     \b
-    Example:
+    Examples:
       kolmogram analyze runs/my-run --task my_task.py --epsilon 1 --epsilon 0.25
+      kolmogram analyze 's3://bucket/my-run/checkpoint-*'
+      kolmogram analyze 'hf://org/model@step*'
     """  # noqa: D301
     from .engine.analysis import default_out
 

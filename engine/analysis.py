@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
 from .checkpoints import Run, open_run
+from .checkpoints.location import is_url
 from .errors import BackendError, CheckpointError, KolmogramError
 from .executor import run_local
 from .files import write_bytes
@@ -91,8 +93,13 @@ def analyze(
 
 
 def default_out(run: str | Path) -> Path:
-    """Where a run's tables go unless told otherwise: `RUN/kolmogram`, or beside a single checkpoint or glob."""
+    """Where a run's tables go unless told otherwise: `RUN/kolmogram`, or beside a single checkpoint.
+
+    Those of a glob go to `kolmogram`, and those of the run behind a URL to `NAME.kolmogram`, both where we are.
+    """
     path = Path(run)
+    if is_url(run) and not has_magic(path.name):
+        return Path(f"{path.name}.kolmogram")
     if path.is_dir():
         return path / "kolmogram"
     return path.with_name(f"{path.stem}.kolmogram") if path.is_file() else Path("kolmogram")

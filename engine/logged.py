@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .checkpoints import Checkpoint, Run
+from .checkpoints.location import reached
 
 
 class RunLog:
@@ -15,8 +16,8 @@ class RunLog:
     """
 
     def __init__(self, run: Run) -> None:
-        folder = run.path if run.path.is_dir() else run.path.parent
-        self._by_step = _read_metrics(folder / "metrics.csv")
+        with reached(run.folder):
+            self._by_step = _read_metrics(run.folder / "metrics.csv")
 
     def columns(self, checkpoint: Checkpoint) -> dict[str, float]:
         """Name → value for one checkpoint; empty if nothing was logged for it."""

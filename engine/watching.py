@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .checkpoints import Checkpoint, Run, open_run
+from .checkpoints.location import is_remote, location
 from .errors import CheckpointError
 
 EVERY = 30.0  # seconds between looks
@@ -16,10 +17,11 @@ def changes(path: str | Path, every: float = EVERY) -> Iterator[tuple[Run, froze
     What is there at first is given at once; what comes, when it has been the same for `every` seconds, for it may be in
     the middle of being written. A folder may still be empty; CheckpointError where there is no such path.
     """
+    path = location(path)
     given: dict[str, str] = {}
     before: dict[str, str] | None = None
     while True:
-        run = _opened(Path(path))
+        run = _opened(path, first=not given)
         now = {checkpoint.name: _state(checkpoint) for checkpoint in run or ()}
         if run is not None and now != given and (now == before or not given):
             fresh = frozenset(name for name, state in now.items() if given.get(name) != state)
@@ -29,12 +31,12 @@ def changes(path: str | Path, every: float = EVERY) -> Iterator[tuple[Run, froze
         time.sleep(every)
 
 
-def _opened(path: Path) -> Run | None:
-    """The run; None as long as there is nothing to read in its folder."""
+def _opened(path: Path, first: bool) -> Run | None:
+    """The run; None as long as there is nothing to read in its folder, or a URL cannot be reached for a while."""
     try:
         return open_run(path)
     except CheckpointError:
-        if path.is_dir():
+        if path.is_dir() if not is_remote(path) else not first:
             return None
         raise
 

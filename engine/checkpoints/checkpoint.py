@@ -11,10 +11,10 @@ import torch
 
 from ..errors import CheckpointError
 from .contents import Claim, Contents, tidied
+from .faults import guarded
 from .readers import readers
-from .stored import Span, Stored, guarded
-
-_SAMPLE = 1 << 16  # bytes at each end of a file: safetensors headers are in front, a zip's checksums at the back
+from .sources import identity
+from .stored import Span, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,11 @@ class Checkpoint:
         return self._contents().skipped
 
     def fingerprint(self) -> str:
-        """32 hex digits that change when one of its files changes: names, sizes, times, both ends of each file."""
+        """32 hex digits that change when one of its files is written again: see `identity`."""
         digest = hashlib.blake2b(digest_size=16)
         for path in self._files:
             with guarded(path, "reading"):
-                status = path.stat()
-                digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-                with path.open("rb", buffering=0) as stream:
-                    digest.update(stream.read(_SAMPLE))
-                    stream.seek(max(0, status.st_size - _SAMPLE))
-                    digest.update(stream.read(_SAMPLE))
+                digest.update(identity(path))
         return digest.hexdigest()
 
     def _list(self) -> None:

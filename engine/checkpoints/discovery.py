@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from .contents import Claim
+from .location import is_remote, is_url, location, revisions
 from .names import natural
 from .readers import readers
 
@@ -16,9 +17,9 @@ _COMPANIONS = ("optim*", "*optim_states.pt", "scheduler*", "scaler*", "rng_state
 
 def discover(root: Path) -> Iterator[tuple[str, Claim]]:
     """(reader, claim) for every checkpoint below a folder, in natural order; nothing hidden."""
-    for folder, subfolders, names in os.walk(root):
-        claims = list(claims_in(Path(folder), names))
-        if any(claim.path == Path(folder) for _, claim in claims):
+    for folder, subfolders, names in walk(root):
+        claims = list(claims_in(folder, names))
+        if any(claim.path == folder for _, claim in claims):
             subfolders.clear()
         subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), key=natural)
         yield from claims
@@ -35,10 +36,18 @@ def claims_in(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Claim]]
     yield from whole or (item for item in claims if len(item[1].files) > 1 or item[1].path not in parts)
 
 
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every folder from `root` down with its subfolders, those that are to be entered, and its files."""
+    if is_remote(root):
+        yield from root.walk()  # pyright: ignore[reportAttributeAccessIssue]  (of UPath; Path has it from 3.12 on)
+    else:
+        yield from ((Path(folder), subfolders, names) for folder, subfolders, names in os.walk(root))
+
+
 def matches(pattern: str) -> Iterator[tuple[str, Claim]]:
     """(reader, claim) for every checkpoint that a glob pattern names, or that lies below a folder it names."""
     files: dict[Path, list[str]] = {}
-    for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207  (a pattern may be absolute)
+    for match in (match for url in revisions(pattern) for match in _glob(url)):
         if match.is_dir():
             yield from discover(match)
         else:
@@ -47,11 +56,26 @@ def matches(pattern: str) -> Iterator[tuple[str, Claim]]:
         yield from claims_in(folder, names)
 
 
-def fixed_part(pattern: str) -> Path:
-    """The folder that everything matching a glob pattern lies in."""
-    parts = Path(pattern).parts
-    first_magic = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:first_magic])
+def fixed_part(pattern: str) -> str:
+    """The folder that everything matching a glob pattern lies in; for a URL, of its path."""
+    fixed, _ = _split(pattern)
+    return fixed
+
+
+def _glob(pattern: str) -> Iterator[Path]:
+    """What a pattern matches; what has no wildcard is itself."""
+    if not is_url(pattern):
+        yield from map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207  (a pattern may be absolute)
+        return
+    fixed, rest = _split(pattern)
+    yield from location(fixed).glob(rest) if rest else [location(fixed)]
+
+
+def _split(pattern: str) -> tuple[str, str]:
+    """A pattern before and from the first part with a wildcard."""
+    parts = pattern.split("/")
+    first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])
 
 
 def _is_candidate(path: Path) -> bool:

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
+from urllib.parse import unquote
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .contents import Claim
 from .discovery import claims_in, discover, fixed_part, matches
+from .faults import NoWeightsError, broken, guarded
+from .location import forget_listings, is_remote, location, reached
 from .names import natural
 from .readers import readers
 from .sidecars import is_save_counter, stands_for_folder, trainer_state
 from .steps import epoch_in_name, step_in_name
-from .stored import NoWeightsError, broken, guarded
 
 
 class Run(Sequence[Checkpoint]):
@@ -24,13 +26,15 @@ class Run(Sequence[Checkpoint]):
     def __init__(
         self,
         path: Path,
+        folder: Path,
         checkpoints: Iterable[Checkpoint],
         problems: Iterable[CheckpointError],
         config: dict[str, Any] | None,
     ) -> None:
-        self.path = path
+        self.path = path  # as it was given
+        self.folder = folder  # that all checkpoints are in
         self.problems = list(problems)  # what could not be opened, broken checkpoints included
-        self.config = config  # config.json at the root of the run
+        self.config = config  # config.json in that folder
         self._checkpoints = sorted(checkpoints, key=_order)
 
     def __len__(self) -> int:
@@ -42,7 +46,7 @@ class Run(Sequence[Checkpoint]):
     def __getitem__(self, index: slice) -> "Run": ...
     def __getitem__(self, index: int | slice) -> "Checkpoint | Run":
         if isinstance(index, slice):
-            return Run(self.path, self._checkpoints[index], self.problems, self.config)
+            return Run(self.path, self.folder, self._checkpoints[index], self.problems, self.config)
         return self._checkpoints[index]
 
     def __repr__(self) -> str:
@@ -50,24 +54,33 @@ class Run(Sequence[Checkpoint]):
 
 
 def open_run(path: str | Path) -> Run:
-    """List the checkpoints that a folder, a file or a glob pattern names; no tensor is read.
+    """List the checkpoints that a folder, a file or a glob pattern names, here or behind a URL; no tensor is read.
 
     Raises CheckpointError, one line, when there is no checkpoint or none of them can be read. A broken checkpoint among
     good ones stays in the run with `broken` set.
     """
-    given = Path(path).expanduser()
+    given = location(path)
+    forget_listings(given)
+    with reached(given):
+        return _run(given, *_listed(given))
+
+
+def _listed(given: Path) -> tuple[Path, list[tuple[str, Claim]]]:
+    """The folder that all checkpoints are in, and the claims on them."""
     if given.is_dir():
         root, claims, fault = given, list(discover(given)), "holds no checkpoint"
     elif given.exists():
         root, claims, fault = given.parent, list(claims_in(given.parent, [given.name])), "is not a checkpoint"
     elif glob.has_magic(str(given)):
-        root, claims, fault = fixed_part(str(given)), list(matches(str(given))), "nothing matches that is a checkpoint"
+        pattern = str(given)
+        root, fault = location(fixed_part(pattern)), "nothing matches that is a checkpoint"
+        claims = list(matches(pattern))
     else:
-        raise broken(given, "does not exist", "give a run's folder, a checkpoint or a glob")
+        raise broken(given, "does not exist", "give a run's folder, a checkpoint or a glob, or the URL of one")
     if not claims:
         known = ", ".join(reader.FORMAT for reader in readers().values())
         raise broken(given, fault, f"known formats are {known}")
-    return _run(given, root, claims)
+    return root, claims
 
 
 def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
@@ -95,7 +108,7 @@ def _run(given: Path, root: Path, claims: list[tuple[str, Claim]]) -> Run:
         config = _config(root)
     except CheckpointError as error:
         problems.append(error)
-    return Run(given, checkpoints, problems, config)
+    return Run(given, root, checkpoints, problems, config)
 
 
 def _consult_surroundings(checkpoint: Checkpoint) -> None:
@@ -132,7 +145,8 @@ def _names(paths: list[Path], root: Path) -> list[str]:
     def shown(path: Path) -> Path:
         return path.parent if stands_for_folder(path) and models[path.parent] == 1 and path.parent != root else path
 
-    return [shown(path).relative_to(root).as_posix() for path in paths]
+    names = [shown(path).relative_to(root).as_posix() for path in paths]
+    return [unquote(name) for name in names] if is_remote(root) else names
 
 
 def _order(checkpoint: Checkpoint) -> tuple[bool, int, tuple[tuple[int, int | str], ...], str]:

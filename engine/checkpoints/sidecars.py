@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .faults import broken, guarded
 from .steps import as_count, numbers
-from .stored import broken, guarded
 
 _WEIGHTS = re.compile(r"^(model|pytorch_model|adapter_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?$")
 

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from .contents import Contents
+from .faults import broken, no_weights
 from .pickles import Global, Unknown
+from .sources import Bytes
 from .steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from .stored import Bytes, Span, broken, counts, no_weights, shape_of
+from .stored import Span, counts, shape_of
 
 _STORAGES = {
     "DoubleStorage": torch.float64,

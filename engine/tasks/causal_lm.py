@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..checkpoints.location import local
 from ..errors import TaskError
 from .task import Task, check_module_names, drawn_labels
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _MAX_TOKENS = 16_384  # the loss is a mean; this many tokens fix it to about 0.02 nats and keep an evaluation affordable
 _MAX_BLOCK = 512
 _BYTES = 256
+
+_CONFIG_FILES = ("*.json", "merges.txt", "vocab.txt", "*.model")  # of a model's config and tokenizer
 
 
 class CausalLMTask(Task):
@@ -54,13 +57,14 @@ class CausalLMTask(Task):
             import transformers
         except ImportError:
             raise TaskError("task causal-lm needs transformers; install kolmogram[hf]") from None
-        folder = _config_folder(run)
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise TaskError(f"{folder}/config.json: {' '.join(str(error).split())[:300]}") from error
-        tokens = _tokenize(folder, path, int(config.vocab_size))
+        named = _config_folder(run)
+        with local(named, *_CONFIG_FILES) as folder:
+            try:
+                config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            except (OSError, ValueError, KeyError) as error:
+                raise TaskError(f"{named}/config.json: {' '.join(str(error).split())[:300]}") from error
+            tokens = _tokenize(folder, path, int(config.vocab_size))
         limit = getattr(config, "max_position_embeddings", None) or _MAX_BLOCK
         block = min(limit, _MAX_BLOCK, len(tokens))
         if block < 2:
@@ -104,7 +108,7 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
 def _config_folder(run: "Run") -> Path:
     """The folder whose config.json names a transformers model type."""
     if run.config and "model_type" in run.config:
-        return run.path if run.path.is_dir() else run.path.parent
+        return run.folder
     for checkpoint in run:
         for folder in (checkpoint.path, checkpoint.path.parent):
             if (folder / "config.json").is_file():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import kolmogram
 import pytest
@@ -248,6 +249,18 @@ def test_bad_requests_are_refused_before_anything_is_done(run):
 def test_where_tables_go(tmp_path, run):
     assert default_out(run) == run / "kolmogram"
     assert default_out(run / "step-00000010.safetensors") == run / "step-00000010.kolmogram"
+    assert default_out("s3://bucket/runs/mine/") == default_out("hf://org/mine") == Path("mine.kolmogram")
+    assert default_out("s3://bucket/runs/*") == default_out("hf://org/model@step*") == Path("kolmogram")
+
+
+def test_a_run_behind_a_url_is_the_same_run(run, tmp_path, task_file, memory):
+    (run / "metrics.csv").write_text("step,seen\n0,1\n10,2\n100,4\n")
+    memory.put(str(run), "/run", recursive=True)
+    here = analyze(run, task=task_file, out=tmp_path / "here", moves=5)
+    there = analyze("memory://run", task=task_file, out=tmp_path / "there", moves=5)
+    assert there.to_csv() == here.to_csv()
+    assert there["seen"] == [1, 2, 4]
+    assert there.provenance["run"] == "memory://run"
 
 
 KILLED = """

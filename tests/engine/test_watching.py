@@ -5,6 +5,7 @@ import torch
 from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import CheckpointError
 from kolmogram.engine.watching import changes
+from safetensors.torch import save as st_save
 from safetensors.torch import save_file
 
 
@@ -16,7 +17,7 @@ class EndedError(Exception):
 def story(tmp_path, monkeypatch):
     """Tells what `changes` gives while one thing after the other happens to a folder, one for every look."""
 
-    def told(*events):
+    def told(*events, where=tmp_path):
         coming = iter(events)
 
         def sleep(seconds):
@@ -28,7 +29,7 @@ def story(tmp_path, monkeypatch):
         monkeypatch.setattr("kolmogram.engine.watching.time.sleep", sleep)
         given = []
         try:
-            for run, fresh in changes(tmp_path):
+            for run, fresh in changes(where):
                 given.append((len(run), sorted(fresh)))
         except EndedError:
             return given
@@ -55,6 +56,28 @@ def test_what_is_there_is_given_at_once_and_what_comes_when_it_has_settled(tmp_p
 
 def test_a_folder_that_is_still_empty(tmp_path, story):
     assert story(nothing, saving(tmp_path, 5), nothing, nothing) == [(1, ["step-5.safetensors"])]
+
+
+def test_a_url_that_cannot_be_reached_for_a_while(story, memory, monkeypatch):
+    def save(step):
+        memory.pipe(f"/run/step-{step}.safetensors", st_save({"w": torch.zeros(3)}))
+
+    def away():
+        monkeypatch.setattr(memory, "ls", unreachable, raising=False)
+
+    def back():
+        monkeypatch.delattr(memory, "ls")
+        save(2)
+
+    with pytest.raises(CheckpointError, match="memory://run: does not exist"):
+        next(changes("memory://run"))
+    save(1)
+    one, two = "step-1.safetensors", "step-2.safetensors"
+    assert story(away, nothing, back, nothing, where="memory://run") == [(1, [one]), (2, [two])]
+
+
+def unreachable(*args, **kwargs):
+    raise ConnectionError("no route")
 
 
 def test_half_a_checkpoint_beside_others(tmp_path, story):

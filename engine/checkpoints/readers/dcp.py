@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from ..contents import Claim, Contents
+from ..faults import broken, guarded, no_weights
 from ..pickles import Global, Unknown, WouldRunCodeError, load, plain_key
+from ..sources import Bytes, Part, source
 from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from ..stored import File, Part, Span, broken, counts, guarded, no_weights, shape_of
+from ..stored import Span, counts, shape_of
 from ..torch_objects import DTYPES, Leaf, Unreadable, View, call, leaves, located, model_part, persistent
 from .torch_save import LARGEST_PICKLE, Records
 
@@ -96,7 +98,7 @@ def read(path: Path) -> Contents:
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
-    file = File.at(path)
+    file = source(path)
     if file.size > LARGEST_PICKLE:
         raise broken(path, f"has {file.size} bytes, which is absurd", "do not trust it")
     try:
@@ -130,7 +132,7 @@ class _Reading:
         self._storage: Mapping[Any, Any] = metadata.get("storage_data") or {}
         paths = metadata.get("planner_data")
         self._paths: Mapping[str, Any] = paths if isinstance(paths, dict) else {}
-        self._files: dict[str, File] = {}
+        self._files: dict[str, Bytes] = {}
 
     def structure(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The tensors in the structure that was saved, and what it says of itself in numbers."""
@@ -184,7 +186,7 @@ class _Reading:
         if file not in self._files:
             if not (self._folder / file).is_file():
                 raise broken(self._folder, f"its file {file!r} is missing", "copy it there")
-            self._files[file] = File.at(self._folder / file)
+            self._files[file] = source(self._folder / file)
         self._files[file].checked(begin, size)
         return Part(self._files[file], begin, size)
 

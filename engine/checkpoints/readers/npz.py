@@ -12,7 +12,9 @@ import torch
 from numpy.lib import format as npy
 
 from ..contents import Claim, Contents
-from ..stored import File, Span, Stored, broken, foreign, guarded, no_weights, shape_of
+from ..faults import broken, guarded, no_weights
+from ..sources import Bytes, foreign, source
+from ..stored import Span, Stored, shape_of
 
 FORMAT = "npz"
 
@@ -36,7 +38,7 @@ def claim(folder: Path, names: Sequence[str]) -> Iterator[Claim]:
 def read(path: Path) -> Contents:
     """List the arrays of one file by the names they were saved under."""
     with guarded(path, "reading the npz archive"):
-        file = File.at(path)
+        file = source(path)
         tensors: dict[str, Stored] = {}
         skipped: dict[str, str] = {}
         try:
@@ -62,7 +64,7 @@ def read(path: Path) -> Contents:
 class Member:
     """An array that must be inflated or turned from big-endian to be read."""
 
-    file: File
+    file: Bytes
     member: str
     header: int  # bytes before the elements
     array: str  # numpy's name of the dtype, with its byte order
@@ -87,7 +89,7 @@ class Member:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(self.shape))
 
 
-def _stored(file: File, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Stored | str:
+def _stored(file: Bytes, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Stored | str:
     """Where the array of one archive member lies, or why it is not given."""
     if not entry.filename.endswith(".npy"):
         return "not an .npy member"
@@ -112,7 +114,7 @@ def _stored(file: File, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Sto
 
 
 def _header(
-    file: File, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
+    file: Bytes, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
 ) -> tuple[int, tuple[int, ...], bool, np.dtype]:
     """Length of the .npy header in bytes, shape, whether in Fortran order, dtype."""
     with archive.open(entry) as member:
@@ -129,7 +131,7 @@ def _header(
 
 
 def _span(
-    file: File, entry: zipfile.ZipInfo, header: int, dtype: torch.dtype, shape: tuple[int, ...], fortran: bool
+    file: Bytes, entry: zipfile.ZipInfo, header: int, dtype: torch.dtype, shape: tuple[int, ...], fortran: bool
 ) -> Span:
     local = file.read(entry.header_offset, 30)
     name_length, extra_length = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from ..contents import Claim, Contents
+from ..faults import broken, guarded
+from ..sources import Bytes, foreign, source
 from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from ..stored import File, Span, broken, counts, foreign, guarded, shape_of
+from ..stored import Span, counts, shape_of
 
 FORMAT = "safetensors"
 
@@ -53,7 +55,7 @@ def claim(folder: Path, names: Sequence[str]) -> Iterator[Claim]:
 def read(path: Path) -> Contents:
     """List the tensors of one file; step and epoch come from its `__metadata__`."""
     with guarded(path, "reading the safetensors header"):
-        file = File.at(path)
+        file = source(path)
         header, data = _header(file)
         metadata = header.pop("__metadata__", {})
         tensors, skipped = _spans(file, data, header)
@@ -67,7 +69,7 @@ def read(path: Path) -> Contents:
         )
 
 
-def _header(file: File) -> tuple[dict[str, Any], int]:
+def _header(file: Bytes) -> tuple[dict[str, Any], int]:
     """The parsed header and the offset where the tensors begin."""
     length = int.from_bytes(file.read(0, 8), "little")
     if length > LARGEST_HEADER or file.read(8, min(1, file.size - 8)) != b"{":
@@ -80,7 +82,7 @@ def _header(file: File) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _spans(file: File, data: int, header: dict[str, Any]) -> tuple[dict[str, Span], dict[str, str]]:
+def _spans(file: Bytes, data: int, header: dict[str, Any]) -> tuple[dict[str, Span], dict[str, str]]:
     """Every tensor as a span, in file order, after checking that together they cover the file exactly."""
     entries = sorted(
         ((*_offsets(file, name, entry), name, entry) for name, entry in header.items()), key=lambda entry: entry[:3]
@@ -107,7 +109,7 @@ def _spans(file: File, data: int, header: dict[str, Any]) -> tuple[dict[str, Spa
     return spans, skipped
 
 
-def _offsets(file: File, name: str, entry: Any) -> tuple[int, int]:
+def _offsets(file: Bytes, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise broken(file.path, f"tensor {name!r} has no dtype", "the file is damaged")
     begin, stop = counts(file.path, name, entry.get("data_offsets"))

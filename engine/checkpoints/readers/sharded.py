@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..contents import Claim, Contents
-from ..stored import File, Stored, broken, guarded
+from ..faults import broken, guarded
+from ..sources import source
+from ..stored import Stored
 from . import safetensors, torch_save
 
 FORMAT = "sharded"
@@ -58,7 +60,7 @@ def read(path: Path) -> Contents:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor name → shard, every shard a plain file name beside the index."""
-    file = File.at(path)
+    file = source(path)
     if file.size > LARGEST_INDEX:
         raise broken(path, f"an index of {file.size} bytes is absurd", "do not trust it")
     index: Any = json.loads(file.read(0, file.size))

@@ -14,8 +14,9 @@ from typing import Any
 from zlib import crc32
 
 from ..contents import Claim, Contents
+from ..faults import broken, guarded
 from ..pickles import WouldRunCodeError, load
-from ..stored import Bytes, File, broken, foreign, guarded
+from ..sources import Bytes, foreign, source
 from ..torch_objects import Storage, call, contents_of, persistent
 
 FORMAT = "torch"
@@ -36,7 +37,7 @@ def claim(folder: Path, names: Sequence[str]) -> Iterator[Claim]:
 def read(path: Path) -> Contents:
     """List the tensors of one file."""
     with guarded(path, "reading the torch.save file"):
-        file = File.at(path)
+        file = source(path)
         head = file.read(0, min(file.size, 512))
         try:
             if head.startswith(b"PK\x03\x04"):
@@ -51,7 +52,7 @@ def read(path: Path) -> Contents:
         raise foreign(file, "a torch.save file")
 
 
-def _read_archive(file: File) -> Contents:
+def _read_archive(file: Bytes) -> Contents:
     records = Records(file)
     payload = load(io.BytesIO(records.structure()), call, persistent)
     return contents_of(payload, file, records.locate)
@@ -111,7 +112,7 @@ class Records:
         return begin, entry.file_size
 
 
-def _read_stream(file: File) -> Contents:
+def _read_stream(file: Bytes) -> Contents:
     itemsizes: dict[str, int] = {}
 
     def remember_itemsize(saved_id: Any) -> Any:

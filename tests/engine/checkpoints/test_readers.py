@@ -8,7 +8,8 @@ RAW = '''
 """A folder with a marker and one file of float32 elements per tensor, as a format that keeps folders might have it."""
 import torch
 from ..contents import Claim, Contents
-from ..stored import File, Span
+from ..sources import source
+from ..stored import Span
 
 FORMAT = "raw"
 
@@ -17,7 +18,7 @@ def claim(folder, names):
         yield Claim(folder, tuple(folder / name for name in names))
 
 def read(path):
-    files = [File.at(file) for file in sorted((path / "tensors").iterdir())]
+    files = [source(file) for file in sorted((path / "tensors").iterdir())]
     return Contents(FORMAT, {f.path.stem: Span(f, 0, torch.float32, (f.size // 4,)) for f in files})
 '''
 

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import TaskError
 from kolmogram.engine.tasks import load_task
 
@@ -66,6 +67,12 @@ def test_sampled_tokens_cost_the_entropy(task, model):
     p = logits.softmax(-1)
     entropy = -(p * p.log()).sum(-1).mean()
     assert draws.mean().item() == pytest.approx(entropy.item(), rel=0.02)  # 7,440 draws
+
+
+def test_a_model_behind_a_url(folder, task, model, memory):
+    memory.put(str(folder / "checkpoint-10"), "/run/checkpoint-10", recursive=True)
+    there = load_task(f"causal-lm:{folder / 'text.txt'}", open_run("memory://run"))
+    assert torch.equal(there.loss(stored(model)), task.loss(stored(model)))
 
 
 def test_what_is_missing_is_named(folder, model, task):
