@@ -5,8 +5,10 @@
 Needs transformers (`pip install kolmogram[hf]`).
 """
 
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_model
 from torch import nn
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -65,21 +67,51 @@ class SpectralEntropyCallback(TrainerCallback):
 
 
 class LogCheckpointCallback(TrainerCallback):
-    """Has the Trainer save at the optimiser steps of a schedule, beside its own `save_strategy` (which may be "no").
+    """Has the Trainer save at the optimiser steps of a schedule and at the end, beside its own `save_strategy`.
 
-    Step 0 is not saved: the Trainer saves after steps only. `save_only_model=True` makes the checkpoints a third as
-    large.
+    That one may be "no". The Trainer saves after steps only: step 0 is written here, weights and trainer state, unless
+    they are sharded (FSDP, DeepSpeed). `save_only_model=True` makes the checkpoints a third as large.
     """
 
     def __init__(self, schedule: CheckpointSchedule | None = None) -> None:
         self.schedule = schedule or CheckpointSchedule()
+        self._saved = -1
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
     ) -> None:
         if args.save_total_limit is not None:
             raise KolmogramError("LogCheckpointCallback: save_total_limit would delete the trajectory; leave it unset")
+        if state.global_step == 0 and 0 in self.schedule and args.should_save and not (args.fsdp or args.deepspeed):
+            assert model is not None  # the Trainer always passes it
+            _save_start(model, state, Path(str(args.output_dir)) / "checkpoint-0")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step in self.schedule:
             control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved = state.global_step
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Whatever ends a training, be it the last step or another callback, ends its epoch first: the last moment at
+        # which the Trainer can be asked to save.
+        if control.should_training_stop and self._saved != state.global_step:
+            control.should_save = True
+
+
+def _save_start(model: nn.Module, state: TrainerState, folder: Path) -> None:
+    """What the Trainer would write of a model at step 0, had it begun to save by then."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+    else:
+        save_model(model, str(folder / "model.safetensors"))
+    state.save_to_json(str(folder / "trainer_state.json"))

@@ -39,7 +39,7 @@ class SpectralEntropyCallback(Callback):
 
 
 class LogCheckpointCallback(Callback):
-    """Saves FOLDER/step-XXXXXXXX.ckpt, weights only, at the optimiser steps of a schedule, step 0 included."""
+    """Saves FOLDER/step-XXXXXXXX.ckpt, weights only, at step 0, the steps of a schedule, and the end."""
 
     def __init__(self, folder: str | Path, schedule: CheckpointSchedule | None = None) -> None:
         self.folder = Path(folder)
@@ -54,8 +54,15 @@ class LogCheckpointCallback(Callback):
     ) -> None:
         self._save_if_due(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
     def _save_if_due(self, trainer: Trainer) -> None:
+        if trainer.global_step in self.schedule:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        if step in self.schedule and step != self._saved:  # several batches may share an optimiser step
+        if step != self._saved:  # several batches may share an optimiser step
             trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt", weights_only=True)
             self._saved = step

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from kolmogram import SpectralEntropyRegularizer
+from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.training.schedule import CheckpointSchedule
+from safetensors.torch import load_file
 from torch import nn
 
 transformers = pytest.importorskip("transformers")
@@ -61,7 +63,9 @@ def trainer(model, folder, callbacks, **settings):
         **settings,
     }
     arguments = transformers.TrainingArguments(output_dir=str(folder), **settings)
-    return transformers.Trainer(model=model, args=arguments, train_dataset=Data(), callbacks=callbacks)
+    return transformers.Trainer(
+        model=model, args=arguments, train_dataset=Data(), eval_dataset=Data(), callbacks=callbacks
+    )
 
 
 def written_out(model, steps, batch):
@@ -103,10 +107,57 @@ def test_log_spaced_checkpoints_that_a_run_resumes_from(model, tmp_path):
     model = Regression()
     trainer(model, tmp_path / "run", fresh, max_steps=5).train()
     saved = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
-    assert saved == {"checkpoint-1", "checkpoint-2", "checkpoint-4"}
+    assert saved == {f"checkpoint-{step}" for step in (0, 1, 2, 4, 5)}
     again = [SpectralEntropyCallback(SpectralEntropyRegularizer(0.5)), LogCheckpointCallback(schedule)]
     trainer(start, tmp_path / "run", again, max_steps=12).train(resume_from_checkpoint=True)
     assert_same(start.state_dict(), expected)
+
+
+def saved_steps(folder):
+    """Steps of the checkpoints as the product reads them."""
+    return [checkpoint.step for checkpoint in open_run(folder)]
+
+
+def test_the_start_is_kept_as_it_was(model, tmp_path):
+    start = copy.deepcopy(model.state_dict())
+    trainer(model, tmp_path, [LogCheckpointCallback()], max_steps=1).train()
+    assert saved_steps(tmp_path) == [0, 1]
+    assert_same(load_file(tmp_path / "checkpoint-0" / "model.safetensors"), start)
+    again = trainer(Regression(), tmp_path, [LogCheckpointCallback()], max_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-0"))
+    assert saved_steps(tmp_path) == [0, 1, 2]
+
+
+class StopAfterEvaluation(transformers.TrainerCallback):
+    """Ends a training as EarlyStoppingCallback does."""
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
+class CountSaves(transformers.TrainerCallback):
+    def __init__(self):
+        self.steps = []
+
+    def on_save(self, args, state, control, **kwargs):
+        self.steps.append(state.global_step)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop", "steps"),
+    [
+        ({"max_steps": 5}, [], [1, 2, 4, 5]),
+        ({"max_steps": 4}, [], [1, 2, 4]),  # 4 is of the schedule: saved once
+        ({"max_steps": 5, "save_strategy": "steps", "save_steps": 3}, [], [1, 2, 3, 4, 5]),
+        ({"max_steps": -1, "num_train_epochs": 1, "save_strategy": "epoch"}, [], [1, 2, 4, 8, 8]),
+        ({"max_steps": 9, "eval_strategy": "steps", "eval_steps": 3}, [StopAfterEvaluation()], [1, 2, 3]),
+    ],
+)
+def test_the_end_is_kept_however_it_comes(model, tmp_path, settings, stop, steps):
+    count = CountSaves()
+    run = trainer(model, tmp_path, [LogCheckpointCallback(CheckpointSchedule(2)), *stop, count], **settings)
+    run.train()
+    assert count.steps == steps
 
 
 def test_settings_that_would_defeat_them_are_refused(model, tmp_path):

@@ -98,10 +98,17 @@ def test_a_resumed_run_goes_on_with_what_the_penalty_kept(model, tmp_path, monke
 def test_log_spaced_checkpoints(model, tmp_path):
     callback = LogCheckpointCallback(tmp_path / "run", CheckpointSchedule(2))
     trainer(tmp_path, [callback], 5, accumulate_grad_batches=2).fit(model, loader())
-    steps = [0, 1, 2, 4]
+    steps = [0, 1, 2, 4, 5]
     paths = sorted((tmp_path / "run").iterdir())
     assert [path.name for path in paths] == [f"step-{step:08d}.ckpt" for step in steps]
     states = [torch.load(path, weights_only=True) for path in paths]
     assert [state["global_step"] for state in states] == steps
     assert "optimizer_states" not in states[-1]
     assert not torch.equal(states[0]["state_dict"]["layers.0.weight"], states[1]["state_dict"]["layers.0.weight"])
+
+
+def test_an_end_that_is_of_the_schedule_is_saved_once(model, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", lambda self, path, weights_only: saved.append(path.name))
+    trainer(tmp_path, [LogCheckpointCallback(tmp_path, CheckpointSchedule(2))], 4).fit(model, loader())
+    assert saved == [f"step-{step:08d}.ckpt" for step in (0, 1, 2, 4)]
