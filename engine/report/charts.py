@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .style import HAIRLINE, INK, MUTED, OTHERS, RUNS, TENSORS, lighten, role_colour
+from .ticks import step_ticks
 from .view import Line, Panel, View, format_bytes, panel_titles
 
 Chart = dict[str, Any]
@@ -39,7 +40,7 @@ def overview(views: Sequence[View]) -> Chart:
 
 def tensor_bytes(view: View) -> Chart | None:
     """Coded bytes by tensor, stacked: where the description of the network goes."""
-    column = next(iter(view.complexity_columns()), None)
+    column = view.main_complexity
     by_tensor = view.tensor_values(column) if column else {}
     if not by_tensor:
         return None
@@ -114,11 +115,8 @@ def controls(views: Sequence[View]) -> Chart | None:
     width = (1 - gap * (len(present) - 1)) / len(present)
     for i, name in enumerate(present):
         number, left = "" if i == 0 else str(i + 1), i * (width + gap)
-        layout[f"xaxis{number}"] = _step_axis(views, title=False) | {
-            "domain": [left, left + width],
-            "anchor": f"y{number}",
-            "nticks": 5,
-        }
+        place = {"domain": [left, left + width], "anchor": f"y{number}"}
+        layout[f"xaxis{number}"] = _step_axis(views, title=False, at_most=4) | place
         layout[f"yaxis{number}"] = _axis() | {"anchor": f"x{number}", "nticks": 5}
         layout["annotations"].append(_caption(wanted[name], left, 1.0))
         for j, view in enumerate(views):
@@ -131,7 +129,7 @@ def controls(views: Sequence[View]) -> Chart | None:
 
 def tensor_colours(view: View) -> dict[str, str]:
     """Tensor → colour, the largest in bytes (or weights) first; grey is left to those beyond the palette."""
-    column = next(iter(view.complexity_columns()), None)
+    column = view.main_complexity
     values = (view.tensor_values(column) if column else {}) or view.tensor_values("effective_rank")
     return dict(zip(_largest_first(values), TENSORS, strict=False))
 
@@ -174,12 +172,14 @@ def _axis() -> dict[str, Any]:
     }
 
 
-def _step_axis(views: Sequence[View], title: bool = True) -> dict[str, Any]:
+def _step_axis(views: Sequence[View], title: bool = True, at_most: int = 8) -> dict[str, Any]:
+    labels, small = step_ticks(views, at_most)
     axis = _axis() | {"showgrid": False, "linecolor": "#b9c2ca", "showline": True}
-    if all(view.has_steps for view in views):
-        axis |= {"type": "log", "dtick": 1, "exponentformat": "none", "separatethousands": True}
-        axis |= {"minor": {"ticks": "outside", "ticklen": 2, "tickcolor": HAIRLINE}}
-    name = "step" if all(view.has_steps for view in views) else "checkpoint"
+    axis |= {"tickmode": "array", "tickvals": list(labels), "ticktext": list(labels.values())}
+    if views[0].has_steps:
+        minor = {"tickmode": "array", "tickvals": small, "ticks": "outside", "ticklen": 2, "tickcolor": HAIRLINE}
+        axis |= {"type": "log", "minor": minor}
+    name = "step" if views[0].has_steps else "checkpoint"
     return axis | ({"title": {"text": name, "font": {"size": 12, "color": MUTED}}} if title else {})
 
 
@@ -243,8 +243,8 @@ def _area(
 
 def _hover_steps(view: View) -> list[str]:
     if not view.has_steps:
-        return [str(name) for name in view.trajectory["checkpoint"]]
-    return [f"step {int(step):,}" if not math.isnan(step) else "" for step in view.steps]
+        return [str(row["checkpoint"]) for row in view.rows]
+    return [f"step {int(step):,}" for step in view.steps]
 
 
 def _largest_first(values: Mapping[str, Sequence[float]]) -> list[str]:
@@ -279,26 +279,22 @@ def _end_labels(view: View, panel: Panel, axis: str, height: float) -> list[dict
 
 
 def _mark_phases(layout: dict[str, Any], view: View, titles: Sequence[str]) -> None:
-    """Thin lines through all panels where the complexity is highest and where it is half fallen."""
-    names = view.complexity_columns()
-    if not names or not view.has_steps:
+    """Thin lines through all panels where the complexity peaks and where it is half fallen, if it falls."""
+    name, peak, fall = view.main_complexity, view.phases.peak, view.phases.fall
+    if name is None or peak is None or fall is None:
         return
-    values = view.column(names[0]) or []
-    peak = max((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
-    axis = "y" if len(titles) == 1 else f"y{len(titles)}"
-    line = {"color": MUTED, "width": 1, "dash": "dot"}
-    fall = view.phases.fall
-    for i in [peak, fall.index] if fall else [peak]:
+    for i in (peak.index, fall.index):
         at = {"x0": view.x[i], "x1": view.x[i], "y0": 0, "y1": 1, "yref": "paper"}
+        line = {"color": MUTED, "width": 1, "dash": "dot"}
         layout["shapes"].append({"type": "line", "line": line, "layer": "below", **at})
-    if fall:
-        where = {"x": math.log10(view.x[fall.index]), "y": 0, "yref": axis}
-        place = {"showarrow": False, "xanchor": "left", "yanchor": "bottom", "xshift": 3}
-        layout["annotations"].append({"text": "fall", "font": {"color": MUTED, "size": 12}, **where, **place})
-    where = {"x": math.log10(view.x[peak]), "y": values[peak], "yref": axis}
-    place = {"showarrow": False, "xanchor": "center", "yanchor": "bottom", "yshift": 5, "bgcolor": "#ffffff"}
-    font = {"color": role_colour("complexity"), "size": 13}
-    layout["annotations"].append({"text": f"<b>{format_bytes(values[peak])}</b>", "font": font, **where, **place})
+    axis, size = "y" if len(titles) == 1 else f"y{len(titles)}", (view.column(name) or [])[peak.index]
+    where = {"x": math.log10(view.x[fall.index]), "y": 0, "yref": axis}
+    place = {"showarrow": False, "xanchor": "left", "yanchor": "bottom", "xshift": 3}
+    layout["annotations"].append({"text": "fall", "font": {"color": MUTED, "size": 12}, **where, **place})
+    where = {"x": math.log10(view.x[peak.index]), "y": size, "yref": axis}
+    place = {"showarrow": False, "xanchor": "center", "yanchor": "bottom", "yshift": 5}
+    font = {"color": role_colour("complexity", view.complexity_columns().index(name)), "size": 13}
+    layout["annotations"].append({"text": f"<b>{format_bytes(size)}</b>", "font": font, **where, **place})
 
 
 def _short(name: str, length: int = 34) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KolmogramError
 from ..files import atomic_path
 from .style import HAIRLINE, INK, MUTED, RUNS, lighten, role_colour
-from .view import Line, Panel, View, format_bytes, load_views, panel_titles
+from .ticks import step_ticks
+from .view import Line, Panel, View, format_bytes, load_views, on_one_axis, panel_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ FORMATS = (".pdf", ".png", ".svg")
 
 _COLUMN_INCHES = 3.4
 _PANEL_INCHES = 1.45
+_HEADROOM = 1.14  # above the highest line, for a line of text
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
@@ -48,11 +50,13 @@ def write_figure(folders: Sequence[str | Path], path: str | Path) -> None:
 
 
 def draw(views: Sequence[View], path: Path) -> None:
-    """Panels below each other on one step axis."""
+    """Panels below each other on one step axis. A run without steps has no place on it beside others that have some."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    left_out = [view.name for view in views if view not in on_one_axis(views)]
+    views = on_one_axis(views)
     titles = panel_titles(views)
     if not titles:
         raise KolmogramError(f"{views[0].name}: no column to draw; analyze with a task, or with the spectrum measure")
@@ -63,7 +67,7 @@ def draw(views: Sequence[View], path: Path) -> None:
         axes = figure.subplots(len(titles), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, title in zip(axes, titles, strict=True):
             _draw_panel(axis, views, title)
-        _step_axis(axes[-1], views)
+        _step_axis(axes[-1], views, left_out)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=300, metadata=_undated(path))
 
@@ -110,44 +114,46 @@ def _draw_line(axis: "Axes", view: View, line: Line, run: int, runs: int) -> Non
 
 
 def _label_ends(axis: "Axes", view: View, panel: Panel) -> None:
-    """Each line's name at its end: quicker to read than a legend."""
+    """Each line's name beside the panel, where no grid strikes it, at the height of its end."""
     height = 72 * _PANEL_INCHES * (0.6 if panel.unit_interval else 0.9)
     for line, (i, offset) in zip(panel.lines, panel.label_places(height, spacing=8), strict=True):
-        at, style = (view.x[i], line.values[i]), {"color": role_colour(line.role, line.rank), "fontsize": 7}
-        axis.annotate(line.label, at, (5, offset), textcoords="offset points", va="center", **style)
+        style = {"color": role_colour(line.role, line.rank), "fontsize": 7, "va": "center"}
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+        axis.annotate(line.label, (1, line.values[i]), (2, offset), **place, **style)
 
 
 def _mark_phases(axis: "Axes", view: View, panel: Panel) -> None:
-    """Dotted lines where the complexity is highest and half fallen, through every panel; the size in the lowest."""
-    names = view.complexity_columns()
-    values = view.column(names[0]) if names else None
-    if values is None:
+    """Dotted lines where the complexity peaks and is half fallen, through every panel, if it falls; said in its own."""
+    name, peak, fall = view.main_complexity, view.phases.peak, view.phases.fall
+    if name is None or peak is None or fall is None:
         return
-    peak = max((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
-    fall = view.phases.fall
-    for i in [peak, fall.index] if fall else [peak]:
+    for i in (peak.index, fall.index):
         axis.axvline(view.x[i], color=MUTED, linewidth=0.6, linestyle=":")
     if panel.unit == "bytes":
-        at, box = (view.x[peak], values[peak]), {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        style = {"color": role_colour("complexity"), "ha": "center", "fontsize": 7, "bbox": box}
-        axis.annotate(format_bytes(values[peak]), at, (0, 4), textcoords="offset points", **style)
-        if fall:
-            at = (view.x[fall.index], 1)  # at the top, where no line is after a fall
-            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
-            axis.annotate("fall", at, (2, -2), color=MUTED, fontsize=7, **place)
+        axis.set_ylim(
+            top=_HEADROOM * max(value for line in panel.lines for value in line.values if not math.isnan(value))
+        )
+        size = format_bytes((view.column(name) or [])[peak.index])
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "fontsize": 7}
+        at_left = peak.index < len(view.x) / 4  # no room for it left of its line: both on the same side, then
+        side, shift = ("left", 2) if at_left else ("right", -2)
+        colour = role_colour("complexity", view.complexity_columns().index(name))
+        axis.annotate(size, (view.x[peak.index], 1), (shift, 0), ha=side, color=colour, **place)
+        axis.annotate("fall", (view.x[fall.index], 1), (2, -9 if at_left else 0), color=MUTED, **place)
 
 
-def _step_axis(axis: "Axes", views: Sequence[View]) -> None:
-    from matplotlib.ticker import FuncFormatter
+def _step_axis(axis: "Axes", views: Sequence[View], left_out: Sequence[str]) -> None:
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter
 
-    if all(view.has_steps for view in views):
+    labels, small = step_ticks(views)
+    if views[0].has_steps:
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}" if step >= 1 else ""))
-        axis.set_xlabel("step")
-        low, high = axis.get_xlim()
-        axis.set_xlim(low, high * (high / low) ** 0.08)  # room for the labels
-    else:
-        axis.set_xlabel("checkpoint")
+    axis.xaxis.set_major_locator(FixedLocator(list(labels)))
+    axis.xaxis.set_major_formatter(FixedFormatter(list(labels.values())))
+    axis.xaxis.set_minor_locator(FixedLocator(small))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    note = f"\nwithout steps, not drawn: {', '.join(left_out)}" if left_out else ""
+    axis.set_xlabel(("step" if views[0].has_steps else "checkpoint") + note)
 
 
 def _undated(path: Path) -> dict[str, None] | None:

@@ -10,7 +10,7 @@ from ..files import write_text
 from . import charts
 from .style import RUNS
 from .template import PAGE
-from .view import View, complexity_label, findings, format_cell, load_views, panel_titles
+from .view import View, complexity_label, findings, format_cell, load_views, on_one_axis, panel_titles
 
 
 def write_report(folders: Sequence[str | Path], path: str | Path) -> None:
@@ -31,10 +31,12 @@ def render(views: Sequence[View]) -> str:
         collected[name] = figure
         return f'<section><h2>{title}</h2><p>{text}</p><div id="{name}" class="chart"></div></section>'
 
-    titles = panel_titles(views)
+    shared = on_one_axis(views)
+    titles = panel_titles(shared)
+    text = " ".join(filter(None, (_OVERVIEW["Complexity" in titles], _left_out(views, shared))))
     body = [
-        chart(charts.overview(views) if titles else None, "Trajectory", _OVERVIEW["Complexity" in titles]),
-        chart(charts.controls(views), *_CONTROLS),
+        chart(charts.overview(shared) if titles else None, "Trajectory", text),
+        chart(charts.controls(shared), *_CONTROLS),
     ]
     for view in views:
         body.append(f"<h1 class='run'>{_text(view.name)}</h1>" if len(views) > 1 else "")
@@ -46,7 +48,7 @@ def render(views: Sequence[View]) -> str:
         body.append(_provenance(view))
     return PAGE.format(
         title=_text(", ".join(view.name for view in views)),
-        heading=_heading(views),
+        heading=_heading(views, shared),
         body="\n".join(part for part in body if part),
         plotly=get_plotlyjs(),
         charts=json.dumps(collected).replace("<", "\\u003c"),
@@ -63,24 +65,33 @@ _RANKS = ("Effective rank of every matrix", "exp(spectral entropy): how many dir
 _SPECTRA = ("Singular values", "σ at ranks 1, 2, 4, 8, … along the run, one matrix at a time.")
 
 
-def _heading(views: Sequence[View]) -> str:
+def _left_out(views: Sequence[View], shared: Sequence[View]) -> str:
+    names = ", ".join(view.name for view in views if view not in shared)
+    return f"Without steps, and so not drawn here: {_text(names)}." if names else ""
+
+
+def _heading(views: Sequence[View], shared: Sequence[View]) -> str:
     if len(views) > 1:
-        return "<ul class='runs'>" + "".join(_run_item(i, view) for i, view in enumerate(views)) + "</ul>"
+        colours = {view: RUNS[i % len(RUNS)] for i, view in enumerate(shared)}
+        return "<ul class='runs'>" + "".join(_run_item(view, colours.get(view, "none")) for view in views) + "</ul>"
     view = views[0]
     sentences = " ".join(findings(view))
     return f"<h1>{_text(view.name)}</h1><p class='findings'>{_text(sentences)}</p>{_facts(view)}"
 
 
-def _run_item(i: int, view: View) -> str:
-    swatch = f"<i style='background:{RUNS[i % len(RUNS)]}'></i>"
+def _run_item(view: View, colour: str) -> str:
+    swatch = f"<i style='background:{colour}'></i>"
     return f"<li>{swatch}<b>{_text(view.name)}</b> <span>{_text(' '.join(findings(view)))}</span></li>"
 
 
 def _facts(view: View) -> str:
     trajectory = view.trajectory
     failed = sum(status != "ok" for status in trajectory["status"])
+    stepless = len(trajectory) - len(view.rows)  # only the table has these
     facts = {
-        "checkpoints": f"{len(trajectory)}" + (f", {failed} with problems" if failed else ""),
+        "checkpoints": f"{len(trajectory)}"
+        + (f", {stepless} without a step" if stepless else "")
+        + (f", {failed} with problems" if failed else ""),
         "weights": format_cell("parameters", max(trajectory["parameters"], default=float("nan"))),
     }
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"

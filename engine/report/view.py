@@ -4,6 +4,7 @@ The page and the paper figure draw the same panels.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,14 +55,20 @@ class Panel:
 
 
 class View:
-    """A trajectory as something to look at."""
+    """A trajectory as something to look at.
+
+    `rows` are those that are drawn and spoken of, and every list of values follows them: where there are steps, a
+    checkpoint without one (a best.pt, a last.pt) has no place on the axis. Tables show the whole trajectory.
+    """
 
     def __init__(self, trajectory: Trajectory, name: str) -> None:
         self.trajectory = trajectory
         self.name = name
-        self.steps = [float(step) for step in trajectory["step"]]
-        self.has_steps = sum(not math.isnan(step) for step in self.steps) > 1
-        self.x = _positions(self.steps) if self.has_steps else [float(i) for i in range(1, len(trajectory) + 1)]
+        stepped = [row for row in trajectory.rows if not math.isnan(row["step"])]
+        self.has_steps = len(stepped) > 1
+        self.rows = stepped if self.has_steps else trajectory.rows
+        self.steps = [float(row["step"]) for row in self.rows]
+        self.x = _positions(self.steps) if self.has_steps else [float(i) for i in range(1, len(self.rows) + 1)]
 
     @classmethod
     def load(cls, folder: str | Path) -> "View":
@@ -72,10 +79,10 @@ class View:
         return cls(trajectory, own.parent.name if own.name == "kolmogram" else own.name)
 
     def column(self, name: str) -> list[float] | None:
-        """A numeric column, or None where the trajectory has none or nothing in it."""
+        """A numeric column of what is drawn, or None where the trajectory has none or nothing in it."""
         if name not in self.trajectory.columns:
             return None
-        values = [float(value) for value in self.trajectory[name]]
+        values = [float(row[name]) for row in self.rows]
         return None if all(map(math.isnan, values)) else values
 
     def panels(self) -> list[Panel]:
@@ -93,10 +100,19 @@ class View:
         return sorted((name for name in names if self.column(name)), key=lambda name: -float(name.partition("@")[2]))
 
     @cached_property
-    def phases(self) -> Phases:
-        """Onset, peak and fall of the complexity at the largest ε."""
+    def main_complexity(self) -> str | None:
+        """The column of sizes that says most: at the largest ε whose files are not all of one size, if there is one."""
         columns = self.complexity_columns()
-        return find_phases(self.steps, (self.column(columns[0]) or []) if columns else [])
+        return next((name for name in columns if len(self.sizes(name)) > 1), next(iter(columns), None))
+
+    def sizes(self, name: str) -> set[float]:
+        """The different values of a column."""
+        return {value for value in self.column(name) or [] if not math.isnan(value)}
+
+    @cached_property
+    def phases(self) -> Phases:
+        """Onset, peak and fall of `main_complexity`."""
+        return find_phases(self.steps, (self.column(self.main_complexity) or []) if self.main_complexity else [])
 
     def table_columns(self) -> tuple[str, ...]:
         """The columns that a table for people shows, of those that have anything in them."""
@@ -124,9 +140,9 @@ class View:
         table = self.trajectory.tensors
         found: dict[str, list[Any]] = {}
         for row in self._rows_of_measure.get(measure, ()):
-            if tensor := table["tensor"][row]:
-                values = found.setdefault(tensor, [missing] * len(self.trajectory))
-                values[self._places[table["checkpoint"][row]]] = table[column][row]
+            tensor, place = table["tensor"][row], self._places.get(table["checkpoint"][row])
+            if tensor and place is not None:
+                found.setdefault(tensor, [missing] * len(self.rows))[place] = table[column][row]
         return found
 
     @cached_property
@@ -139,7 +155,7 @@ class View:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {checkpoint: i for i, checkpoint in enumerate(self.trajectory["checkpoint"])}
+        return {row["checkpoint"]: i for i, row in enumerate(self.rows)}
 
     def _accuracy(self) -> Panel | None:
         lines = self._lines({"train_accuracy": ("train", "train"), "test_accuracy": ("test", "test")})
@@ -185,39 +201,80 @@ def panel_titles(views: Sequence[View]) -> list[str]:
     return list(dict.fromkeys(panel.title for view in views for panel in view.panels()))
 
 
+def on_one_axis(views: Sequence[View]) -> list[View]:
+    """The runs that can share an axis: where some have steps, not those without."""
+    return [view for view in views if view.has_steps] or list(views)
+
+
 def load_views(folders: Sequence[str | Path]) -> list[View]:
     """Views of several folders, with names that tell them apart."""
     if not folders:
         raise KolmogramError("nothing to show: give at least one folder that kolmogram analyze wrote")
     views = [View.load(folder) for folder in folders]
-    if len({view.name for view in views}) < len(views):
-        for view, folder in zip(views, folders, strict=True):
-            view.name = str(folder)
+    own = Counter(view.name for view in views)
+    names = [v.name if own[v.name] == 1 else str(folder) for v, folder in zip(views, folders, strict=True)]
+    for i, view in enumerate(views):
+        before = names[:i].count(names[i])  # the same folder twice
+        view.name = names[i] + (f" ({before + 1})" if before else "")
     return views
 
 
 def findings(view: View) -> list[str]:
     """What the trajectory says, in sentences; only what the numbers carry."""
-    names = view.complexity_columns()
-    if not names:
+    main, peak, fall = view.main_complexity, view.phases.peak, view.phases.fall
+    if main is None:
         return []
-    values = view.column(names[0]) or []
-    known = [i for i, value in enumerate(values) if not math.isnan(value)]
-    peak, last = max(known, key=lambda i: values[i]), known[-1]
-    sentence = f"Complexity ({complexity_label(names[0])} nat) peaks at {format_bytes(values[peak])} {_at(view, peak)}"
-    if values[peak] > 1.05 * values[last]:
-        ratio = f"{values[peak] / values[last]:.1f} times less"
-        sentence += f" and falls to {format_bytes(values[last])} {_at(view, last)}, {ratio}"
-    sentences = [sentence]
-    if fall := view.phases.fall:
+    sentences = [_course(view, name) for name in view.complexity_columns() if name == main or len(view.sizes(name)) < 2]
+    if fall:
         half_way = f"{_at(view, fall.index)} (confidence {fall.confidence:.2f})"
         sentences.append(f"By its sizes alone, the fall is half-way {half_way}")
     accuracy = view.column("test_accuracy")
     passed = next((i for i, value in enumerate(accuracy or []) if value >= 0.9), None)
     if passed is not None:
-        order = "after" if passed > peak else "before" if passed < peak else "at"
-        sentences.append(f"Test accuracy passes 0.9 {_at(view, passed)}, {order} the peak")
-    return [sentence + "." for sentence in sentences]
+        order = "after" if peak and passed > peak.index else "before" if peak and passed < peak.index else "at"
+        sentences.append(f"Test accuracy passes 0.9 {_at(view, passed)}" + (f", {order} the peak" if peak else ""))
+    return [sentence + "." for sentence in (*sentences, *hints(view))]
+
+
+def hints(view: View) -> list[str]:
+    """What to do about an ε that asks nothing of a network: all its tensors are coded as zero at every checkpoint."""
+    found = []
+    for name in view.complexity_columns():
+        if {word for words in view.tensor_details(name).values() for word in words if word} == {"zero"}:
+            epsilon = complexity_label(name)
+            found.append(
+                f"{epsilon} is more than what the empty network loses: every file is empty; try a smaller --epsilon"
+            )
+    return found
+
+
+def _course(view: View, name: str) -> str:
+    """How one column of sizes goes. A peak is one only if a fall from it was found: sizes are noisy."""
+    values = view.column(name) or []
+    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    first, last = known[0], known[-1]
+    low, high = min(view.sizes(name)), max(view.sizes(name))
+    epsilon, _, method = complexity_label(name).partition(",")
+    subject = f"Complexity ({epsilon} nat{',' if method else ''}{method})"
+    if low == high:
+        where = "throughout" if first != last else _at(view, last)
+        return f"{subject} is {format_bytes(high)} {where}"
+    if peak := view.phases.peak:
+        return f"{subject} {_peak_and_fall(view, values, known, peak.index)}"
+    if len(known) == 2:
+        ends = (f"{format_bytes(values[i])} {_at(view, i)}" for i in known)
+        return f"{subject} is {' and '.join(ends)}"
+    unseen = "; no fall is seen" if view.has_steps else ""
+    return f"{subject} ranges from {format_bytes(low)} to {format_bytes(high)}{unseen}"
+
+
+def _peak_and_fall(view: View, values: Sequence[float], known: Sequence[int], peak: int) -> str:
+    """The end of the fall is the last size unless it has risen again."""
+    last, lowest = known[-1], min((i for i in known if i > peak), key=lambda i: values[i])
+    end = last if values[last] <= 1.05 * values[lowest] else lowest
+    fall = f"falls to {format_bytes(values[end])} {_at(view, end)}, {values[peak] / values[end]:.1f} times less"
+    again = "" if end == last else f", then rises to {format_bytes(values[last])} {_at(view, last)}"
+    return f"peaks at {format_bytes(values[peak])} {_at(view, peak)} and {fall}{again}"
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -257,7 +314,8 @@ def _positions(steps: Sequence[float]) -> list[float]:
 
 
 def _at(view: View, i: int) -> str:
-    return f"at step {int(view.steps[i]):,}" if view.has_steps else f"in {view.trajectory['checkpoint'][i]}"
+    step, checkpoint = view.rows[i]["step"], view.rows[i]["checkpoint"]
+    return f"in {checkpoint}" if math.isnan(step) else f"at step {int(step):,}"
 
 
 def complexity_label(column: str) -> str:

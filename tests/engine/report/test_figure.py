@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.report.figure import write_figure
@@ -17,6 +19,27 @@ def test_text_stays_text_and_runs_are_named(folder, tmp_path):
     write_figure([folder("addition"), folder("baseline")], tmp_path / "f.svg")
     text = (tmp_path / "f.svg").read_text()
     assert all(word in text for word in ("Accuracy", "Complexity, bytes", "addition", "baseline", "step"))
+
+
+def words(tmp_path, *folders):
+    write_figure(folders, tmp_path / "words.svg")
+    return set(re.findall(r">([^<>]+)</text>", (tmp_path / "words.svg").read_text()))
+
+
+def test_markers_and_labels_of_a_run_with_a_best_checkpoint(folder, tmp_path):
+    drawn = words(tmp_path, folder("run", broken=False, stepless=("best.pt",)))
+    assert {"42.1 kB", "fall", "0", "10", "1,000"} <= drawn
+    assert drawn == words(tmp_path, folder("run", broken=False))
+
+
+def test_no_marker_without_a_fall(folder, tmp_path):
+    assert not {"229 B", "fall"} & words(tmp_path, folder("run", sizes=(119, 150, 143, 229, 133)))
+
+
+def test_a_run_without_steps_is_left_out_and_named(folder, tmp_path):
+    odd = folder("odd", steps=(), broken=False, stepless=("a", "b"))
+    assert {"step", "without steps, not drawn: odd"} <= words(tmp_path, folder("addition"), odd)
+    assert {"checkpoint", "1", "2"} <= words(tmp_path, odd)
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])

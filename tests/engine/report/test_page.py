@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 from kolmogram.engine.report.page import write_report
@@ -34,6 +35,43 @@ def test_charts_of_a_run_with_a_task(folder, tmp_path):
     assert [trace["visible"] for trace in spectra["data"]] == [True, True, False, False]
     assert "peaks at 42.1 kB at step 100" in text
     assert all(f'id="{name}"' in text for name in charts_of(text))
+
+
+def everything(value):
+    """All numbers in a chart, lists of lists included."""
+    if isinstance(value, dict | list):
+        return [x for part in (value.values() if isinstance(value, dict) else value) for x in everything(part)]
+    return [value]
+
+
+def test_checkpoints_without_a_step_are_in_the_table_only(folder, tmp_path):
+    with_best = charts_of(page(tmp_path, folder("addition", broken=False, stepless=("best.pt",))))
+    text = (tmp_path / "report.html").read_text()
+    assert with_best == charts_of(page(tmp_path, folder("addition", broken=False)))
+    assert not any(isinstance(value, float) and math.isnan(value) for value in everything(with_best))
+    assert "6, 1 without a step" in text
+    assert "<td>best.pt</td><td>–</td>" in text
+
+
+def test_peak_and_fall_are_marked_only_where_there_is_a_fall(folder, tmp_path):
+    def marks(**options):
+        layout = charts_of(page(tmp_path, folder("run", **options)))["chart-0"]["layout"]
+        return [shape["x0"] for shape in layout["shapes"]], [note["text"] for note in layout["annotations"]]
+
+    lines, words = marks()
+    assert lines == [100, 10000]
+    assert {"fall", "<b>42.1 kB</b>"} <= set(words)
+    lines, words = marks(sizes=(119, 150, 143, 229, 133))
+    assert lines == []
+    assert not {"fall", "<b>229 B</b>"} & set(words)
+
+
+def test_a_run_without_steps_does_not_take_the_steps_of_others(folder, tmp_path):
+    text = page(tmp_path, folder("addition"), folder("odd", steps=(), broken=False, stepless=("a", "b")))
+    layout = charts_of(text)["chart-0"]["layout"]
+    assert layout["xaxis"]["title"]["text"] == "step"
+    assert not any("odd" in trace["name"] for trace in charts_of(text)["chart-0"]["data"])
+    assert "Without steps, and so not drawn here: odd." in text
 
 
 def test_failures_are_in_the_table(folder, tmp_path):

@@ -2,8 +2,20 @@ import math
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
-from kolmogram.engine.report.view import View, findings, format_bytes, format_cell, load_views, panel_titles, verdict
+from kolmogram.engine.report.ticks import step_ticks
+from kolmogram.engine.report.view import (
+    View,
+    findings,
+    format_bytes,
+    format_cell,
+    hints,
+    load_views,
+    panel_titles,
+    verdict,
+)
 from kolmogram.engine.trajectory import Trajectory, make_rows
+
+STEPS = (0, 10, 100, 1000, 10000)
 
 
 def test_findings_say_what_the_numbers_carry(view):
@@ -12,6 +24,67 @@ def test_findings_say_what_the_numbers_carry(view):
         "By its sizes alone, the fall is half-way at step 10,000 (confidence 0.58).",
         "Test accuracy passes 0.9 at step 10,000, after the peak.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((59, 59, 59, 59, 59), "is 59 B throughout."),
+        ((59, 59, 200, 500, 923), "ranges from 59 B to 923 B; no fall is seen."),
+        ((119, 150, 143, 229, 133), "ranges from 119 B to 229 B; no fall is seen."),  # one outlier is no peak
+        ((119, math.nan, math.nan, math.nan, 133), "is 119 B at step 0 and 133 B at step 10,000."),
+        ((math.nan, 119, math.nan, math.nan, math.nan), "is 119 B at step 10."),
+        (
+            (100, 9000, 9500, 100, 110),
+            "falls to 100 B at step 1,000, 95.0 times less, then rises to 110 B at step 10,000.",
+        ),
+    ],
+)
+def test_a_peak_is_one_only_if_a_fall_follows(make, sizes, words):
+    view = make(sizes=sizes, broken=False)
+    assert findings(view)[0].endswith(words)
+    assert any("the peak" in sentence for sentence in findings(view)) == ("falls" in words)
+
+
+def test_what_has_no_step_is_neither_peak_nor_end(make):
+    views = [make(broken=False), make(broken=False, stepless=("best.pt", "last.pt"))]
+    assert findings(views[0]) == findings(views[1])
+    assert views[0].x == views[1].x
+    assert [len(view.trajectory) for view in views] == [5, 7]
+    assert {len(values) for values in views[1].tensor_values("effective_rank").values()} == {5}
+    single = make(steps=(7,), broken=False, stepless=("best.pt", "last.pt"))  # too few steps for an axis
+    assert findings(single)[0] == "Complexity (ε = 1 nat) ranges from 500 B to 421 kB."
+
+
+def test_an_epsilon_that_empties_every_file_is_told(make):
+    view = make(coded="zero")
+    assert hints(view)[0].startswith("ε = 1 is more than what the empty network loses")
+    assert findings(view)[-1] == hints(view)[0] + "."
+    assert hints(make(coded="direct")) == hints(make(task=False)) == []
+
+
+def test_phases_are_of_the_largest_epsilon_that_tells_anything(make):
+    rows = [row | {"complexity_bytes@1.0": 59.0} for row in make(broken=False).rows]
+    view = View(Trajectory(rows), "x")
+    assert view.main_complexity == "complexity_bytes@0.25"
+    assert [sentence.partition(" at ")[0] for sentence in findings(view)[:2]] == [
+        "Complexity (ε = 1 nat) is 59 B throughout.",
+        "Complexity (ε = 0.25 nat) peaks",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [
+        (STEPS, {5: "0", 10: "10", 100: "100", 1000: "1,000", 10000: "10,000"}),
+        (range(200, 901, 100), {200: "200", 300: "300", 500: "500", 700: "700"}),
+        ((10, 20, 60), {10: "10", 20: "20", 30: "30", 50: "50"}),
+        ((600, 640), {600: "600", 640: "640"}),
+        ((7,), {1: "1"}),
+    ],
+)
+def test_steps_have_plain_labels(make, steps, labels):
+    assert step_ticks([make(steps=tuple(steps), task=False, broken=False)])[0] == labels
 
 
 def test_no_finding_without_complexity(folder):
@@ -58,6 +131,7 @@ def test_names_tell_runs_apart(folder, tmp_path):
     assert [view.name for view in load_views([one, other])] == ["a", "b"]
     same = folder("c/a/kolmogram")
     assert len({view.name for view in load_views([one, same])}) == 2
+    assert [view.name for view in load_views([one, one, other])] == [str(one), f"{one} (2)", "b"]
     with pytest.raises(KolmogramError, match="at least one folder"):
         load_views([])
 
