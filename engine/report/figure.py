@@ -1,6 +1,6 @@
 """The paper figure: one column wide, the panels of the page, as PDF, PNG or SVG."""
 
-import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,9 @@ def draw(views: Sequence[View], path: Path) -> None:
         axes = figure.subplots(len(titles), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, title in zip(axes, titles, strict=True):
             _draw_panel(axis, views, title)
+        if len(views) > 1:  # in the last panel, but of the runs of every one
+            runs = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+            axes[-1].legend(runs.values(), runs, frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2)
         _step_axis(axes[-1], views, left_out)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=300, metadata=_undated(path))
@@ -81,9 +84,6 @@ def _draw_panel(axis: "Axes", views: Sequence[View], title: str) -> None:
     if len(views) == 1:
         _label_ends(axis, views[0], shown[0][2])
         _mark_phases(axis, views[0], shown[0][2])
-    if len(views) > 1 and axis.get_subplotspec().is_last_row():  # pyright: ignore[reportOptionalMemberAccess]
-        handles, labels = axis.get_legend_handles_labels()
-        axis.legend(handles, labels, frameon=False, fontsize=7, handlelength=1.4, borderaxespad=0.2)
 
 
 def _style_panel(axis: "Axes", panel: Panel) -> None:
@@ -97,7 +97,8 @@ def _style_panel(axis: "Axes", panel: Panel) -> None:
     if panel.unit_interval:
         axis.set_ylim(-0.04, 1.06)
     else:
-        axis.set_ylim(bottom=0)
+        low, high = min(0.0, axis.dataLim.y0), max(0.0, axis.dataLim.y1)  # a loss may be negative
+        axis.set_ylim(low, high + 0.04 * (high - low) or 1.0)
     if panel.unit == "bytes":
         axis.yaxis.set_major_formatter(EngFormatter("B", sep=" "))
 
@@ -119,7 +120,7 @@ def _label_ends(axis: "Axes", view: View, panel: Panel) -> None:
     for line, (i, offset) in zip(panel.lines, panel.label_places(height, spacing=8), strict=True):
         style = {"color": role_colour(line.role, line.rank), "fontsize": 7, "va": "center"}
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(line.label, (1, line.values[i]), (2, offset), **place, **style)
+        axis.annotate(textwrap.fill(line.label, 14), (1, line.values[i]), (2, offset), **place, **style)
 
 
 def _mark_phases(axis: "Axes", view: View, panel: Panel) -> None:
@@ -130,9 +131,7 @@ def _mark_phases(axis: "Axes", view: View, panel: Panel) -> None:
     for i in (peak.index, fall.index):
         axis.axvline(view.x[i], color=MUTED, linewidth=0.6, linestyle=":")
     if panel.unit == "bytes":
-        axis.set_ylim(
-            top=_HEADROOM * max(value for line in panel.lines for value in line.values if not math.isnan(value))
-        )
+        axis.set_ylim(top=_HEADROOM * axis.dataLim.y1)
         size = format_bytes((view.column(name) or [])[peak.index])
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "fontsize": 7}
         at_left = peak.index < len(view.x) / 4  # no room for it left of its line: both on the same side, then

@@ -36,6 +36,10 @@ def test_no_marker_without_a_fall(folder, tmp_path):
     assert not {"229 B", "fall"} & words(tmp_path, folder("run", sizes=(119, 150, 143, 229, 133)))
 
 
+def test_runs_that_share_no_panel_are_all_named(folder, tmp_path):
+    assert {"addition", "weights"} <= words(tmp_path, folder("addition"), folder("weights", task=False))
+
+
 def test_a_run_without_steps_is_left_out_and_named(folder, tmp_path):
     odd = folder("odd", steps=(), broken=False, stepless=("a", "b"))
     assert {"step", "without steps, not drawn: odd"} <= words(tmp_path, folder("addition"), odd)
