@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,7 +19,7 @@ from .codec.container import decode, transcode
 from .errors import CodecError, KolmogramError, TaskError
 from .files import atomic_path, write_bytes
 from .inspection import single_checkpoint
-from .tasks import Task, load_task
+from .tasks import Task, as_parameter, load_task
 
 EPSILON = 1.0  # nats, where a task is given and no ε
 
@@ -99,15 +98,10 @@ def compress_checkpoint(
     params = dict(single_checkpoint(checkpoint).items())
     loss = None if relative_error is not None and task is None else load_task(task, open_run(checkpoint))
     if loss is not None:
-        params = {name: _widened(value, loss) for name, value in params.items()}
+        params = {name: as_parameter(value, loss) for name, value in params.items()}
     elif relative_error is None:
         raise TaskError(f"{checkpoint}: its run names no task; give --task FILE.py, or --relative-error")
     return compress(params, path, loss, epsilon, relative_error, coder=coder, seed=seed)
-
-
-def _widened(value: Tensor, task: Task) -> Tensor:
-    narrow = value.is_floating_point() and value.dtype.itemsize < 4
-    return value.to(getattr(task, "device", "cpu"), torch.float32 if narrow else value.dtype)
 
 
 def decompress(path: str | Path, max_weights: int | None = None) -> dict[str, Tensor]:
@@ -127,7 +121,7 @@ def decompress_file(path: str | Path, out: str | Path, max_weights: int | None =
     try:
         with atomic_path(out) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-    except (SafetensorError, KeyError, UnicodeError) as error:
+    except (SafetensorError, KeyError, UnicodeError, ValueError) as error:
         raise CodecError(
             f"{out}: safetensors cannot hold a tensor of {path} ({error}); use kolmogram.decompress"
         ) from None

@@ -33,12 +33,10 @@ class RunLog:
 def _read_metrics(path: Path) -> Mapping[int, dict[str, float]]:
     """The numbers of a CSV file by its `step` column, rows of one step joined; {} for any other file of that name."""
     by_step: dict[int, dict[str, float]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
+    with suppress(OSError, UnicodeError, csv.Error), path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            with suppress(KeyError, TypeError, ValueError, OverflowError):  # a row that is still being written
                 by_step.setdefault(int(float(row.pop("step"))), {}).update(_numbers(row))
-    except (OSError, KeyError, ValueError, csv.Error):
-        return {}
     return by_step
 
 

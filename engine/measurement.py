@@ -16,8 +16,9 @@ from .checkpoints import Checkpoint
 from .checkpoints.names import natural
 from .errors import KolmogramError
 from .provenance import canonical
-from .statistics import Source, measurable, tensor_statistics
+from .statistics import Source, tensor_statistics
 from .store import Key, Result, TensorValue
+from .tasks import as_parameter
 
 _log = logging.getLogger(__name__)
 
@@ -90,23 +91,14 @@ def measure_checkpoint(checkpoint: Checkpoint, work: Sequence[Key], settings: Se
     on_task = [key for key in work if key.measure in (TASK, COMPLEXITY)]
     on_tensors = [key for key in work if key not in on_task]
     with outcome.recording(work):
-        params = _parameters(checkpoint, task) if on_task else {}
-        with outcome.recording(on_tensors):
-            _measure_tensors(outcome, on_tensors, params.items() if params else checkpoint.unread(), settings.device)
+        # In the order of their names: a file's own order tells who wrote it.
+        names = sorted(checkpoint.names(), key=natural) if on_task else ()
+        stored = {name: checkpoint.tensor(name) for name in names}
+        with outcome.recording(on_tensors):  # as they were saved: what a task gets may be wider
+            _measure_tensors(outcome, on_tensors, stored.items() if stored else checkpoint.unread(), settings.device)
+        params = {name: as_parameter(stored.pop(name), task) for name in names}
         _measure_on_task(outcome, on_task, params, settings, task)
     return outcome
-
-
-def _parameters(checkpoint: Checkpoint, task: Any) -> dict[str, Tensor]:
-    """All tensors, in the order of their names: a file's own order tells who wrote it, which a search must not see."""
-    names = sorted(checkpoint.names(), key=natural)
-    return {name: _as_parameter(checkpoint.tensor(name), task) for name in names}
-
-
-def _as_parameter(tensor: Tensor, task: Any) -> Tensor:
-    """A tensor as the task gets it: half and quarter precision widened to float32, on the task's device."""
-    narrow = measurable(tensor) and tensor.dtype.itemsize < 4
-    return tensor.to(getattr(task, "device", "cpu"), torch.float32 if narrow else tensor.dtype)
 
 
 def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tuple[str, Source]], device: str) -> None:
@@ -151,7 +143,7 @@ def _task_columns(task: Any, params: Mapping[str, Tensor]) -> dict[str, float]:
     if hasattr(task, "test_loss"):
         columns["test_loss"] = float(task.test_loss(params))
     if hasattr(task, "accuracies"):
-        columns |= {name: float(value) for name, value in task.accuracies(params).items()}
+        columns = {name: float(value) for name, value in task.accuracies(params).items()} | columns
     return columns
 
 

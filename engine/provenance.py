@@ -62,12 +62,15 @@ def canonical(settings: Mapping[str, Any]) -> str:
 def task_identity(task: Any, spec: str | None) -> str | None:
     """What must be equal for two calls to have used the same task; None without one.
 
-    The specification with the content of the files it names, the class, the number of examples and, if the task has
-    one, its attribute `config` (for values of JSON): give it one where the data can change and nothing else does.
+    The specification with the content of the files and of the module it names, the class, the number of examples and,
+    if the task has one, its attribute `config` (for values of JSON; `Task.from_module` has a digest of its data there):
+    give it one where the data can change and nothing else does.
     """
     if task is None:
         return None
-    paths = filter(Path.is_file, map(Path, (spec or "").split(":")))
+    parts = (spec or "").split(":")
+    modules = (getattr(sys.modules.get(part), "__file__", None) for part in parts if part)
+    paths = filter(Path.is_file, map(Path, [*parts, *filter(None, modules)]))
     about = {
         "spec": spec,
         "files": [sha256(path.read_bytes()).hexdigest() for path in paths],

@@ -88,5 +88,5 @@ def _group_statistics(group: list[tuple[str, Tensor]], spectra: bool) -> list[Te
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    """8-bit floats as float32, which holds them exactly; the kernels read all wider types."""
-    return tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
+    """8-bit floats as bfloat16, which holds them exactly and is counted value by value; the kernels read all others."""
+    return tensor.to(torch.bfloat16) if tensor.dtype.itemsize == 1 else tensor

@@ -66,7 +66,10 @@ class Store:
         self._name = path or "in memory"
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path or ":memory:", timeout=1.0, isolation_level=None)
+        try:
+            self._database = sqlite3.connect(path or ":memory:", timeout=1.0, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise KolmogramError(f"{self._name}: {error}; may the folder be written?") from error
         try:
             self._open()
         except sqlite3.OperationalError as error:

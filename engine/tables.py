@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from ..analyzers import unit_of
 from .checkpoints import Checkpoint, Run
@@ -35,7 +36,8 @@ def make_trajectory(
                 _append(tensors, checkpoint, [TensorValue("", key.measure, math.nan, status)])
         problems = [f"{', '.join(dict.fromkeys(measures))}: {reason}" for reason, measures in failed.items()]
         status = broken.get(checkpoint.name) or "; ".join(problems) or "ok"
-        rows.append(_identity(checkpoint, status) | log.columns(checkpoint) | columns)
+        identity = _identity(checkpoint, status)
+        rows.append(identity | log.columns(checkpoint) | columns | identity)  # first, and nobody's but ours
     return Trajectory(make_rows(rows), tensors)
 
 
@@ -43,7 +45,15 @@ def file_labels(steps: Mapping[str, float | None]) -> dict[str, str]:
     """Checkpoint → a short name for its files: the step where it is unique, else its name without slashes."""
     known = {name: int(step) for name, step in steps.items() if step is not None and not math.isnan(step)}
     times = Counter(known.values())
-    return {name: str(known[name]) if times[known.get(name, -1)] == 1 else name.replace("/", "_") for name in steps}
+    plain = Counter(name.replace("/", "_") for name in steps)
+
+    def label(name: str) -> str:
+        if times[known.get(name, -1)] == 1:
+            return str(known[name])
+        short = name.replace("/", "_")
+        return short if plain[short] == 1 else quote(name, safe="")
+
+    return {name: label(name) for name in steps}
 
 
 def _identity(checkpoint: Checkpoint, status: str) -> dict[str, Any]:

@@ -14,19 +14,22 @@ EVERY = 30.0  # seconds between looks
 def changes(path: str | Path, every: float = EVERY) -> Iterator[tuple[Run, frozenset[str]]]:
     """The run whenever checkpoints have come or changed, and the names of these; without an end.
 
-    What is there at first is given at once; what comes, when it has been the same for `every` seconds, for it may be in
-    the middle of being written. A folder may still be empty; CheckpointError where there is no such path.
+    What is there at first is given at once; what comes, when it has been the same for `every` seconds: before, it may
+    be in the middle of being written, and the run is given without it. A folder may still be empty; CheckpointError
+    where there is no such path.
     """
     path = location(path)
     given: dict[str, str] = {}
-    before: dict[str, str] | None = None
+    before: dict[str, str] = {}
     while True:
         run = _opened(path, first=not given)
         now = {checkpoint.name: _state(checkpoint) for checkpoint in run or ()}
-        if run is not None and now != given and (now == before or not given):
-            fresh = frozenset(name for name, state in now.items() if given.get(name) != state)
-            given = now
-            yield run, fresh
+        settled = {name: state for name, state in now.items() if not given or before.get(name) == state}
+        fresh = frozenset(name for name, state in settled.items() if given.get(name) != state)
+        gone = given.keys() - now.keys()
+        if run is not None and (fresh or gone):
+            given = {name: state for name, state in given.items() if name in now} | settled
+            yield run.only(given), fresh
         before = now
         time.sleep(every)
 

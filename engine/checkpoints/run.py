@@ -3,7 +3,7 @@
 import glob
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 from urllib.parse import unquote
@@ -48,6 +48,11 @@ class Run(Sequence[Checkpoint]):
         if isinstance(index, slice):
             return Run(self.path, self.folder, self._checkpoints[index], self.problems, self.config)
         return self._checkpoints[index]
+
+    def only(self, names: Container[str]) -> "Run":
+        """The same run without the checkpoints that have other names."""
+        kept = [checkpoint for checkpoint in self._checkpoints if checkpoint.name in names]
+        return Run(self.path, self.folder, kept, self.problems, self.config)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self)} checkpoints, {len(self.problems)} problems)"

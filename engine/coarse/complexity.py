@@ -5,6 +5,7 @@ result.bytes, result.loss, result.per_tensor
 result.save("network.kolmo")
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..codec.container import decode
 from ..codec.representation import BasisKind, Kind, Representation
 from ..errors import CodecError, KolmogramError
 from ..files import write_bytes
-from ..tasks import Task
+from ..tasks import Task, as_task
 from .search import Point, Search
 
 ByteString = bytes  # `bytes` names a field below
@@ -70,16 +71,6 @@ class ComplexityCurve:
     results: tuple[Complexity, ...]
 
 
-class _Function(Task):
-    """A plain loss function as a task."""
-
-    def __init__(self, function: LossFunction) -> None:
-        self._function = function
-
-    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
-        return self._function(params)
-
-
 @overload
 def complexity(
     params: Mapping[str, Tensor],
@@ -128,17 +119,11 @@ def complexity_curve(
     method: str = "kolmogram",
     seed: int = 0,
     moves: int | None = None,
-    progress: Callable[[float], None] | None = None,
 ) -> ComplexityCurve:
-    """C_ε of one checkpoint at every ε of `epsilons` (nats, positive).
-
-    `progress` is told the rise that the search is at.
-    """
-    if any(not e > 0 for e in epsilons):
-        raise KolmogramError(
-            f"epsilon is the allowed rise of the loss in nats and must be positive, not {min(epsilons)}"
-        )
-    checked = task if isinstance(task, Task) else _Function(task if callable(task) else task.loss)
+    """C_ε of one checkpoint at every ε of `epsilons` (nats, positive)."""
+    if wrong := [e for e in epsilons if not (e > 0 and math.isfinite(e))]:
+        raise KolmogramError(f"epsilon is the allowed rise of the loss in nats: a positive number, not {wrong[0]}")
+    checked = as_task(task)
     if method == "paper":
         from .paper import paper_curve  # needs the extra `paper`
 
@@ -148,7 +133,7 @@ def complexity_curve(
     if method != "kolmogram":
         raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
-    search = Search(checked, params, seed, moves, progress)
+    search = Search(checked, params, seed, moves)
     points = search.run(epsilons)
     seconds = time.perf_counter() - began
     results = (_result(search, point, epsilon, seconds) for epsilon, point in zip(epsilons, points, strict=True))

@@ -167,6 +167,8 @@ class _Uses(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if len(args) < (3 if func is torch.addmm else 2):
+            return result  # with names for its arguments, or not one of these
         if func is F.linear or func is F.embedding:
             self._note(args[1], args[0], result, transposed=False)
         elif func is Tensor.__getitem__ and isinstance(result, Tensor):

@@ -44,6 +44,7 @@ class Price:
 
     def at(self, rise: float, aim: float) -> float:
         """The price after another look at the rise."""
+        rise = rise if math.isfinite(rise) else aim * math.exp(LARGEST_ERROR)  # or nothing would bring the mean back
         self.rise = rise if self.rise is None else SMOOTHING * self.rise + (1 - SMOOTHING) * rise
         error = min(max(math.log(max(self.rise, 0.05) / aim), -LARGEST_ERROR), LARGEST_ERROR)
         self.gathered += GATHERING * error

@@ -98,6 +98,15 @@ class Loss:
         drawn, self._coming = self._coming[:BATCH], self._coming[BATCH:]
         self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn)
 
+    def drawing(self) -> tuple[Tensor, Tensor]:
+        """What decides which examples are drawn next."""
+        return self._generator.get_state(), self._coming
+
+    def draw_as(self, drawing: tuple[Tensor, Tensor]) -> None:
+        """Go on drawing as it was when `drawing` was asked for."""
+        state, self._coming = drawing
+        self._generator.set_state(state)
+
     def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
         """The loss on the examples drawn last, to be differentiated."""
         task = self.task if self._batch is None else _on(self.task, self._batch)

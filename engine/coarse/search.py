@@ -1,10 +1,11 @@
 """The rate–distortion search: a network is coded (`start.py`), then its integers are trained together (`descent.py`).
 
-For several ε it goes to one of them first, and from there on to the others.
+It goes to one ε first, which depends on the network alone, and from there on to others: the way to each is the same
+whatever other ε are asked for, and so is its size.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from ..codec.exact import FloatArray
 from ..codec.header import Signature
 from ..codec.representation import ZERO, Representation, matrix_shape
 from ..tasks import Task
-from .descent import END, Descent
+from .descent import END, FARTHEST, Descent
 from .exactness import is_coarse
+from .latents import Latents
 from .loss import Loss
 from .placement import Placement
 from .start import Start
@@ -29,7 +31,7 @@ MOVES, FURTHER_SHARE = 100, 0.5  # moves of descent to one ε; share of these on
 DETOUR = 2.4  # rise in ε that the first descent aims at for most of its way
 BACK_PACE = 0.3  # of descent to a smaller ε: in a simple network every integer matters
 RETURN_END = 0.6  # rise in ε aimed at after a descent that ended outside of it
-HOMELY = 0.38  # share of what the empty network loses up to which there is a way back
+RUNG = 4.0  # from one ε to the next smaller one on the way
 
 
 class Point(NamedTuple):
@@ -40,6 +42,14 @@ class Point(NamedTuple):
     state: State | None
 
 
+class _Station(NamedTuple):
+    """Where the search was at the end of a path, and the networks it met on the way."""
+
+    latents: Latents
+    drawing: tuple[Tensor, Tensor]
+    states: list[State]
+
+
 @dataclass
 class Search:
     """Traces the frontier of one checkpoint (`params`) for a task, by so many `moves` of descent for one ε."""
@@ -48,7 +58,6 @@ class Search:
     params: Mapping[str, Tensor]
     seed: int = 0
     moves: int | None = None
-    progress: Callable[[float], None] | None = None
     trace: list[tuple[float, float]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -65,68 +74,89 @@ class Search:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params))
         self._empty = math.inf
-        self._best: dict[float, State | None] = {}
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
-        """For each ε the smallest file found whose loss rises by at most ε."""
+        """For each ε the smallest file found whose loss rises by at most ε, whatever other ε are asked for."""
         found = self._nothing(epsilons)
-        left = sorted({epsilon for epsilon in epsilons if epsilon not in found})
+        left = sorted({epsilon for epsilon in epsilons if epsilon not in found}, reverse=True)
         if self.weights and left:
             with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
-                self._trace(left)
-            found |= self._smallest(left)
+                self._begin()
+                found |= {epsilon: point for epsilon in left if (point := self._smallest(epsilon))}
         return [found.get(epsilon) for epsilon in epsilons]
 
-    def _trace(self, asked: Sequence[float]) -> None:
-        """Go to one ε from the start, and from there to the smaller ones, and to the larger.
-
-        The first is the largest from which there is a way back: a network that has been coarse has found its structure,
-        and keeps it when it becomes finer again.
-        """
-        self._best = dict.fromkeys(asked)
-        near = [epsilon for epsilon in asked if epsilon <= HOMELY * self._empty] or asked[:1]
-        first, moves, fewer = near[-1], self._moves(1.0), self._moves(FURTHER_SHARE)
-        coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
-        start = self._offered(coder.coded(first))
-        descent = Descent(self.loss, self.weights, start, self._empty, self._note)
-        started = descent.latents.copy()
+    def _begin(self) -> None:
+        """Code the network as it is within the first ε, and descend from there."""
+        self._coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
+        first = self._first()
+        start = self._noted(self._coder.coded(first))
+        self._descent = Descent(self.loss, self.weights, start, self._empty, self._note)
+        started = self._descent.latents.copy()
         for detour in (DETOUR, END):  # what is lost far from ε may not come back
-            descent.latents.assign(started)
-            if self._descend(descent, first, moves, detour):
+            self._descent.latents.assign(started)
+            if state := self._descend(first, self._moves(1.0), detour):
                 break
-        found = descent.latents.copy()
-        for epsilon in reversed(near[:-1]):
-            self._descend(descent, epsilon, fewer, pace=BACK_PACE)
-        descent.latents.assign(found)
-        for epsilon in asked[len(near) :]:
-            self._descend(descent, epsilon, fewer)
-        for epsilon in [epsilon for epsilon, best in self._best.items() if best is None]:
-            self._offered(coder.coded(epsilon))
+        self._stations: dict[tuple[float, ...], _Station] = {(first,): self._station([start, state])}
 
-    def _descend(self, descent: Descent, epsilon: float, moves: int, detour: float = END, pace: float = 1.0) -> bool:
-        """Descend to an ε; if that ends outside of it, come back more strictly. Whether anything was within ε."""
-        state = descent.run(epsilon, moves, detour, pace)
+    def _first(self) -> float:
+        """The largest power of a quarter, 1 at most, from whose detour there is a way back.
+
+        A network that has been coarse has found its structure, and keeps it when it becomes finer again.
+        """
+        first = 1.0
+        while DETOUR * first > FARTHEST * self._empty > 0:
+            first /= RUNG
+        return first
+
+    def _path(self, epsilon: float) -> tuple[float, ...]:
+        """From the first ε over its quarters to a smaller one, or directly to a larger one."""
+        path = [self._first()]
+        while path[-1] / RUNG > epsilon:
+            path.append(path[-1] / RUNG)
+        return (*path, epsilon) if path[-1] != epsilon else tuple(path)
+
+    def _arrive(self, path: tuple[float, ...]) -> "_Station":
+        """Where the search is at the end of a path; what has been gone of it is not gone again."""
+        if path not in self._stations:
+            before = self._arrive(path[:-1])
+            self._descent.latents.assign(before.latents)
+            self.loss.draw_as(before.drawing)
+            pace = BACK_PACE if path[-1] < path[-2] else 1.0
+            state = self._descend(path[-1], self._moves(FURTHER_SHARE), pace=pace)
+            self._stations[path] = self._station([*before.states, state])
+        return self._stations[path]
+
+    def _station(self, states: Iterable[State | None]) -> "_Station":
+        found = [state for state in states if state is not None]
+        return _Station(self._descent.latents.copy(), self.loss.drawing(), found)
+
+    def _descend(self, epsilon: float, moves: int, detour: float = END, pace: float = 1.0) -> State | None:
+        """Descend to an ε; if that ends outside of it, come back more strictly. The smallest network within it."""
+        state = self._descent.run(epsilon, moves, detour, pace)
         if state is None:
-            state = descent.run(epsilon, self._moves(FURTHER_SHARE), RETURN_END, BACK_PACE, RETURN_END)
-        self._offer(state)
-        return state is not None
+            state = self._descent.run(epsilon, self._moves(FURTHER_SHARE), RETURN_END, BACK_PACE, RETURN_END)
+        return state
 
-    def _offered(self, state: State) -> State:
+    def _noted(self, state: State) -> State:
         self._note(state.estimated_bytes, state.loss)
-        self._offer(state)
         return state
 
     def _moves(self, share: float) -> int:
         return math.ceil(share * (self.moves or MOVES))
 
-    def _smallest(self, epsilons: Sequence[float]) -> dict[float, Point]:
-        """For each ε the smallest of the files of the best states: what was estimated to be that is not always."""
-        states = {id(state): state for epsilon in epsilons if (state := self._best[epsilon])}
-        # Asked again as the report will ask: with gradients the last bits of a loss can differ.
-        files = [(self._write_state(state), self.loss(state.params)) for state in states.values()]
-        files.sort(key=lambda file: len(file[0].encoded.data))
-        fits = {e: next((point for point, loss in files if loss <= self.loss.original + e), None) for e in epsilons}
-        return {epsilon: point for epsilon, point in fits.items() if point}
+    def _smallest(self, epsilon: float) -> Point | None:
+        """The file of the smallest network that was met on the way to an ε and is within it."""
+        station = self._arrive(self._path(epsilon))
+        allowed = self.loss.original + epsilon
+        feasible = [state for state in station.states if state.loss <= allowed]
+        if not feasible:
+            self.loss.draw_as(station.drawing)
+            feasible = [self._noted(self._coder.coded(epsilon))]
+        for state in sorted(feasible, key=lambda state: state.estimated_bytes):
+            # Asked again as the report will ask: with gradients the last bits of a loss can differ.
+            if self.loss(state.params) <= allowed:
+                return self._write_state(state)
+        return None
 
     def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""
@@ -138,17 +168,6 @@ class Search:
 
     def _note(self, size: float, loss: float) -> None:
         self.trace.append((size, loss))
-        if self.progress is not None:
-            self.progress(loss - self.loss.original)
-
-    def _offer(self, state: State | None) -> None:
-        """Keep a state wherever it is the smallest that is feasible."""
-        if state is None:
-            return
-        for epsilon, best in self._best.items():
-            feasible = state.loss <= self.loss.original + epsilon
-            if feasible and (best is None or state.estimated_bytes < best.estimated_bytes):
-                self._best[epsilon] = state
 
     def exact_point(self) -> Point:
         """The file that keeps every byte: what is left where nothing coarser is feasible."""

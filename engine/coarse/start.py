@@ -171,6 +171,7 @@ def _next_level(below: Tried, above: Tried, goal: float) -> float:
         share = math.log(AIM * goal / least) / math.log(above.rise / least)
         return below.level + (above.level - below.level) * min(max(share, EDGE), 1 - EDGE)
     only = above if math.isinf(below.level) else below
-    stride = 0.5 * abs(math.log(AIM * goal / max(only.rise, UNHEARD * goal)))
+    lost = max(only.rise, UNHEARD * goal)
+    stride = 0.5 * abs(math.log(AIM * goal / lost)) if math.isfinite(lost) else LARGEST_STRIDE
     stride = min(max(stride, LEAST_STRIDE), LARGEST_STRIDE)
     return only.level + (stride if only is below else -stride)

@@ -71,7 +71,11 @@ def encode(entries: Sequence[Entry], decoded: Sequence[Decoded] | None = None, c
     coded = stream.finish()
     body = b"".join((header.varint(len(names)), names, header.varint(len(packed)), packed, coded))
     unit = len(coded) / max(positions[-1], 1.0)  # a general-purpose compressor does not say what it spent where
-    shares = {e.signature.name: (positions[i + 1] - positions[i]) * unit for i, e in enumerate(entries)}
+    kept = len(packed) / max(len(exact), 1)  # bytes of the file for a byte that is kept
+    shares = {
+        e.signature.name: (positions[i + 1] - positions[i]) * unit + len(e.code.raw) * kept
+        for i, e in enumerate(entries)
+    }
     frame = MAGIC + bytes([coder.number << 5 | VERSION]) + zlib.crc32(body).to_bytes(4, "big")
     return Encoded(frame + body, shares)
 
@@ -121,7 +125,7 @@ def _tensors(data: bytes, max_weights: int | None) -> Iterator[tuple[Entry, Deco
 
 def to_tensor(decoded: Decoded, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """The decoded weights in the tensor's own shape and type (rounded to nearest, ties to even)."""
-    single = torch.from_numpy(decoded.matrix.astype(np.float32)).reshape(tuple(shape))
+    single = torch.from_numpy(np.ascontiguousarray(decoded.matrix, np.float32)).reshape(tuple(shape))
     return single.to(dtype)
 
 

@@ -36,6 +36,7 @@ DTYPES = (
 
 _FREE_BYTES = 1 << 20  # that a header may unfold to
 _BYTES_PER_BYTE = 1 << 8  # or, per byte of file
+_BLOCK = 1 << 20  # bytes unfolded at a time
 
 # Part of the format too: text that parameter names are made of, the commonest last (zstd reaches near ends cheaply).
 _USUAL = b"""conv1.weight
@@ -145,16 +146,19 @@ class Reader:
 
 def unfold(decompressor: zstandard.ZstdDecompressor, data: bytes, limit: int) -> bytes:
     """Decompress, giving up past `limit` bytes whatever size the frame claims."""
+    body = bytearray()
     try:
         with decompressor.stream_reader(data) as stream:
-            body = stream.read(limit + 1)
+            # In blocks: a read of many bytes reserves them all, however few there are.
+            while len(body) <= limit and (block := stream.read(_BLOCK)):
+                body += block
     except zstandard.ZstdError as error:
         raise CodecError(
             f"a part of the .kolmo file does not unfold ({error}): it is damaged, encode it again"
         ) from None
     if len(body) > limit:
         raise CodecError("a part of the .kolmo file unfolds to more than it may: it is damaged, encode it again")
-    return body
+    return bytes(body)
 
 
 def pack(signatures: Iterable[Signature]) -> bytes:

@@ -1,6 +1,6 @@
 """What makes a loss out of weights."""
 
 from .loading import load_task
-from .task import Task
+from .task import Task, as_parameter, as_task
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "as_parameter", "as_task", "load_task"]

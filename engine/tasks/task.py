@@ -7,7 +7,9 @@ the object has it.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from hashlib import blake2b
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -71,6 +73,29 @@ class Task(ABC):
         return kind(model, batches, loss_fn)
 
 
+class _Given:
+    """Somebody's object, with what a `Task` says where the object says nothing."""
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._given if hasattr(self._given, name) else Task, name)
+
+
+def as_task(given: Any) -> Task:
+    """Any object with a `loss`, or a plain loss function, as a task."""
+    if isinstance(given, Task):
+        return given
+    return cast(Task, _Given(given if hasattr(given, "loss") else SimpleNamespace(loss=given)))
+
+
+def as_parameter(tensor: Tensor, task: Any) -> Tensor:
+    """A stored tensor as a task gets it: half and quarter precision widened to float32, where the task's data are."""
+    narrow = tensor.is_floating_point() and tensor.dtype.itemsize < 4
+    return tensor.to(getattr(task, "device", "cpu"), torch.float32 if narrow else tensor.dtype)
+
+
 class ModuleTask(Task):
     """A module called with foreign weights, over a fixed list of batches."""
 
@@ -88,6 +113,17 @@ class ModuleTask(Task):
         self.num_examples = sum(len(targets) for _, targets in self._batches)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What makes it the task that it is: the module, the loss function, and a digest of the data."""
+        digest = blake2b(digest_size=16)
+        for part in _tensors(self._batches):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        code = getattr(getattr(self._loss_fn, "__code__", None), "co_code", b"").hex()
+        name = getattr(self._loss_fn, "__qualname__", type(self._loss_fn).__qualname__)
+        return {"module": repr(self._model), "loss": f"{name} {code}", "data": digest.hexdigest()}
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         total = sum(self._loss_fn(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
@@ -142,6 +178,17 @@ def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     numbers = torch.rand(len(logits), 1, generator=generator, device=where).to(logits.device)
     # Of the shares of the classes, one after the other, it falls into one; sums need not end at 1 exactly.
     return (logits.detach().float().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Every tensor in lists, tuples and dicts, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -1,5 +1,7 @@
 """The start of descent: coded directly, well within ε, without what is of no use."""
 
+from copy import copy
+
 import pytest
 import torch
 from kolmogram.engine.coarse import start as module
@@ -42,6 +44,26 @@ def test_tensors_of_no_use_are_dropped(task, params):
     _, state = start_of(Indifferent(), {**params, "unused": torch.randn(30, 30)}, 0.1)
     assert state.candidates["unused"].code.kind == Kind.ZERO
     assert state.candidates["up.weight"].code.kind == Kind.DIRECT
+
+
+def test_features_that_only_seem_unused_are_kept(task, params):
+    blind, misled = copy(task), copy(task)
+    blind.inputs = torch.cat([torch.zeros(256, 6), task.inputs[:, 6:]], 1)
+    misled.sampled_loss = blind.sampled_loss  # so that the curvature is of a network that does not see them
+    assert not start_of(blind, params, 0.1)[0].matrices["up.weight"][:, :6].any()
+    assert start_of(misled, params, 0.1)[0].matrices["up.weight"][:, :6].all()
+
+
+def test_a_loss_that_is_infinite_where_weights_are_coarse(task, params):
+    class Strict(Task):
+        num_examples = task.num_examples
+
+        def loss(self, p):
+            far = (p["up.weight"] - params["up.weight"]).norm() > 0.05 * params["up.weight"].norm()
+            return task.loss(p) * (torch.inf if far else 1.0)
+
+    _, state = start_of(Strict(), params, 0.1)
+    assert float(task.loss(params)) < state.loss < float(task.loss(params)) + 0.1
 
 
 def test_levels_end_close_to_each_other(task, params, monkeypatch):
