@@ -8,6 +8,7 @@ of ours; with -o also a figure beside the CSV.
 """
 
 import csv
+import itertools
 import math
 import os
 import platform
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import kolmogram
@@ -22,7 +24,12 @@ import torch
 from kolmogram.engine.checkpoints import Checkpoint, open_run
 from kolmogram.engine.coarse import complexity
 from kolmogram.engine.files import atomic_path
+from kolmogram.engine.report.figure import STYLE
+from kolmogram.engine.report.style import MUTED
 from kolmogram.engine.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = (
     "run",
@@ -41,6 +48,9 @@ COLUMNS = (
     "versions",
     "date",
 )
+MARKERS = "osD^vPX"
+"""One per run."""
+
 Row = dict[str, object]
 
 
@@ -112,33 +122,56 @@ def summarise(rows: list[Row]) -> None:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Bytes of ours against theirs, a point per row."""
+    """Bytes of ours against theirs: a point per checkpoint and ε, the mean of the seeds and their range."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    compared = [row for row in rows if row["paper_bytes"] != ""]
-    figure = Figure((5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for epsilon in sorted({float(str(row["epsilon"])) for row in rows}, reverse=True):
-        of = [row for row in compared if float(str(row["epsilon"])) == epsilon]
-        x, y = ([float(str(row[column])) for row in of] for column in ("paper_bytes", "bytes"))
-        axes.scatter(x, y, s=14, alpha=0.8, label=f"ε = {epsilon:g}")
-    sizes = [float(str(row["paper_bytes"])) for row in compared]
-    low, high = 0.9 * min(sizes), 1.1 * max(sizes)
-    for share in (1, 1 / 4, 1 / 16, 1 / 64):
-        axes.plot((low, high), (share * low, share * high), color="0.7", linewidth=0.7, zorder=0)
-        end = (high, share * high)
-        axes.annotate(f" {share:.3g}×", end, color="0.5", fontsize=7, va="center", annotation_clip=False)
-    axes.set(xscale="log", yscale="log", xlabel="the authors' method", ylabel="ours", xlim=(low, high))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e3:g} kB"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=160, format="png")
+    points: dict[tuple[str, float, float, str], list[float]] = {}
+    for row in [row for row in rows if row["paper_bytes"] != ""]:
+        key = str(row["run"]), float(str(row["epsilon"])), float(str(row["paper_bytes"])), str(row["step"])
+        points.setdefault(key, []).append(float(str(row["bytes"])))
+    epsilons = sorted({epsilon for _, epsilon, *_ in points}, reverse=True)
+    shades = mpl.colormaps["viridis_r"]
+    colours = {e: shades(0.1 + 0.9 * i / max(len(epsilons) - 1, 1)) for i, e in enumerate(epsilons)}
+    markers = dict(zip(dict.fromkeys(run for run, *_ in points), itertools.cycle(MARKERS)))
+    with mpl.rc_context({**STYLE, "font.size": 9}):
+        figure = Figure((7.2, 4.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for (run, epsilon, theirs, _), sizes in points.items():
+            axes.plot([theirs] * 2, [min(sizes), max(sizes)], color=colours[epsilon], linewidth=1)
+            look = {"color": colours[epsilon], "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4}
+            axes.plot(theirs, statistics.fmean(sizes), marker=markers[run], **look)
+        sizes = [size for group in points.values() for size in group]
+        left, right = (f(theirs for _, _, theirs, _ in points) for f in (min, max))
+        axes.set(xscale="log", yscale="log", xlim=(left / 1.3, right * 1.3), ylim=(min(sizes) / 1.5, max(sizes) * 1.5))
+        for share in (1, 4, 16, 64):
+            guide(axes, share)
+        axes.set_xlabel("bytes, the authors' method (a pickle in bzip2)")
+        axes.set_ylabel("bytes, Kolmogram (a file that decodes)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator())
+            axis.set_major_formatter(EngFormatter("B", sep=" "))
+            axis.set_minor_formatter(NullFormatter())
+        handles = [Line2D([], [], linestyle="", marker="o", color=c, label=f"ε = {e:g}") for e, c in colours.items()]
+        handles += [Line2D([], [], linestyle="", marker=m, color=MUTED, label=run) for run, m in markers.items()]
+        handles.append(Line2D([], [], linestyle="", marker="|", markersize=9, color=MUTED, label="range over seeds"))
+        figure.legend(handles=handles, loc="outside right center", frameon=False)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, format="png")
+
+
+def guide(axes: "Axes", share: int) -> None:
+    """A line on which ours takes 1 / `share` of their bytes, named where it leaves the axes."""
+    (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    axes.plot((left, right), (left / share, right / share), color="0.75", linewidth=0.8, zorder=0)
+    end, beyond = ((right, right / share), "left") if right <= share * top else ((share * top, top), "center")
+    name, at_right = f"1/{share}" if share > 1 else "equal", beyond == "left"
+    place = {"textcoords": "offset points", "xytext": (3, 0) if at_right else (0, 2), "annotation_clip": False}
+    axes.annotate(name, end, color=MUTED, ha=beyond, va="center" if at_right else "bottom", **place)
 
 
 @click.command()
