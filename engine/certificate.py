@@ -4,6 +4,7 @@ Everything is evaluated on what the decoder gives back: the theorems are about t
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,13 @@ class Certificate:
     loss: LossBound
 
     @property
-    def headline(self) -> float:
-        """The bound that says most: on the unseen examples where they are known, else on the population."""
-        return self.errors.population if math.isnan(self.errors.unseen) else self.errors.unseen
+    def strength(self) -> tuple[float, ...]:
+        """What certificates are compared by, smaller is stronger: each number where those before it are equal.
+
+        Bounds on errors, on unseen examples first (infinite where there is none), bounds on losses, the description.
+        """
+        bounds = self.errors.unseen, self.errors.population, self.loss.unseen, self.loss.population, self.labels.ratio
+        return tuple(math.inf if math.isnan(bound) else bound for bound in bounds)
 
     def columns(self) -> dict[str, float]:
         """Trajectory columns of this file."""
@@ -75,15 +80,16 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(file: bytes, task: Any, delta: float = DELTA) -> Certificate:
+def certify(file: bytes, task: Any, delta: float = DELTA, *, max_weights: int | None = None) -> Certificate:
     """What the network in a .kolmo file is proved to do beyond its training examples, with probability 1 − `delta`.
 
     The task needs `per_example_loss`, `error_rate`, `num_examples` and `num_classes`; with `population` (and
     `test_loss` over the rest of it) the bounds are those for a random subset. If it says that its examples are not
-    `exchangeable`, the bounds are NaN: no theorem here is about them.
+    `exchangeable`, the bounds are NaN: no theorem here is about them. `max_weights` is what the file may declare, by
+    default as in `decode`: 2^24, or 2^10 for each of its bytes.
     """
     _check(task)
-    params = {name: value.to(getattr(task, "device", "cpu")) for name, value in decode(file).items()}
+    params = {name: value.to(getattr(task, "device", "cpu")) for name, value in decode(file, max_weights).items()}
     losses = task.per_example_loss(params).double().cpu().numpy()
     sample = Sample(int(task.num_examples), getattr(task, "population", None))
     classes, errors = int(task.num_classes), round(task.error_rate(params) * sample.size)
@@ -117,7 +123,7 @@ def bound(out: str | Path, task: Any = None, delta: float = DELTA) -> Trajectory
     for row in trajectory.rows:
         kept = {name: value for name, value in row.items() if name.partition("@")[0] not in _COLUMNS}
         paths = {epsilon: folder / "kolmo" / f"{labels[row['checkpoint']]}@{epsilon}.kolmo" for epsilon in epsilons}
-        found = {e: certify(_read(path), loaded, delta) for e, path in paths.items() if not math.isnan(row[_size(e)])}
+        found = {e: _certify(path, loaded, delta) for e, path in paths.items() if not math.isnan(row[_size(e)])}
         rows.append(kept | _row_columns(found, int(loaded.num_classes)))
     statement = {"delta": delta, "confidence": 1 - delta, "assumptions": assumptions(loaded)}
     result = Trajectory(make_rows(rows), trajectory.tensors, trajectory.provenance | {"bounds": statement})
@@ -152,7 +158,7 @@ def _row_columns(found: Mapping[str, Certificate], classes: int) -> dict[str, fl
         f"{name}@{e}": value for e, certificate in found.items() for name, value in certificate.columns().items()
     }
     if found:
-        best = min(found, key=lambda e: _nan_last(found[e].headline))
+        best = min(found, key=lambda e: found[e].strength)
         columns |= {"bound_epsilon": float(best), "bound_bytes": found[best].size}
     for name in _BEST:
         if values := [columns[f"{name}@{e}"] for e in found if f"{name}@{e}" in columns]:
@@ -186,16 +192,15 @@ def _check(task: Any) -> None:
         )
 
 
-def _read(path: Path) -> bytes:
+def _certify(path: Path, task: Any, delta: float) -> Certificate:
+    """Of a file that `analyze` wrote."""
     try:
-        return path.read_bytes()
+        file = path.read_bytes()
     except OSError as error:
         raise KolmogramError(f"{path}: {error.strerror}; run kolmogram analyze again to write it") from error
+    # The limit is against strangers' files that declare more than there is; this network was in memory to be encoded.
+    return certify(file, task, delta, max_weights=sys.maxsize)
 
 
 def _size(epsilon: str) -> str:
     return f"complexity_bytes@{epsilon}"
-
-
-def _nan_last(value: float) -> float:
-    return math.inf if math.isnan(value) else value

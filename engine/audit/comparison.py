@@ -31,7 +31,13 @@ def copies(run: Sequence[Evidence]) -> list[list[Evidence]]:
 
 def have_several_steps(group: Sequence[Evidence]) -> bool:
     """Whether they say different steps of themselves."""
-    return len({one.step for one in group}) > 1
+    return len({one.step for one in group} - {None}) > 1
+
+
+def with_places(run: Sequence[Evidence]) -> list[Evidence]:
+    """Without the files that say no step (`best.pt`) and are copies of one that does, whose place is known."""
+    known = {digest(one) for one in run if one.step is not None}
+    return [one for one in run if one.step is not None or digest(one) not in known]
 
 
 def without_copies(run: Sequence[Evidence]) -> list[Evidence]:

@@ -22,6 +22,7 @@ from .comparison import (
     placeable,
     reversals,
     unrelated,
+    with_places,
     without_copies,
 )
 from .evidence import Evidence
@@ -47,8 +48,9 @@ class Finding(NamedTuple):
 
 
 def findings(run: Sequence[Evidence]) -> list[Finding]:
-    """What the rules see in checkpoints in their order, rule after rule."""
-    return [finding for rule in RULES for finding in rule(run)]
+    """What the rules see in checkpoints in their order, rule after rule; of some copies only that they are."""
+    seen = with_places(run)
+    return [*same_weights(run), *(finding for rule in RULES for finding in rule(seen))]
 
 
 def not_finite(run: Sequence[Evidence]) -> Iterator[Finding]:
@@ -75,7 +77,7 @@ def other_tensors(run: Sequence[Evidence]) -> Iterator[Finding]:
 
 
 def same_weights(run: Sequence[Evidence]) -> Iterator[Finding]:
-    """The very weights of another checkpoint; at the same step that is a note."""
+    """The very weights of another checkpoint; of the same step, or in a file that says none, that is a note."""
     for group in copies(run):
         several = have_several_steps(group)
         names = [_label(one) if several else one.checkpoint for one in group[1:]]
@@ -215,7 +217,7 @@ def missing_steps(steps: Iterable[int | None]) -> Iterator[Finding]:
 
 Rule = Callable[[Sequence[Evidence]], Iterable[Finding]]
 RULES: tuple[Rule, ...] = (
-    not_finite, other_tensors, same_weights, repeated_steps, named_otherwise, stale_tensors, zeros, out_of_place,
+    not_finite, other_tensors, repeated_steps, named_otherwise, stale_tensors, zeros, out_of_place,
     exchanged, another_network, begun_anew, like_noise, never_changed,
 )  # fmt: skip
 

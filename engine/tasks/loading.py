@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_NAME = "task"
 
+_folders: set[Path] = set()  # of the tasks that were loaded
+
 
 def load_task(spec: str | None, run: "Run", device: str = "cpu") -> Task | None:
     """The task that `spec` names: "file.py[:NAME]", "pkg.module[:NAME]", "modular", or "causal-lm:FILE.txt".
@@ -54,7 +56,7 @@ def _call(module: ModuleType, name: str, where: str) -> Task:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Run a task file; modules beside it can be imported, as when Python runs a script."""
+    """Run a task file; modules beside it can be imported then and later, as when Python runs a script."""
     if not path.is_file():
         raise TaskError(f"{path}: no such task file")
     spec = importlib.util.spec_from_file_location(f"kolmogram_task_{path.stem}", path)
@@ -62,23 +64,37 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles look their module up
-    with _one_line(str(path)), _importable(path.resolve().parent):
+    _make_importable(path.resolve().parent)
+    with _one_line(str(path)):
         spec.loader.exec_module(module)
     return module
 
 
 def _import_module(name: str) -> ModuleType:
-    with _one_line(f"task module {name}"), _importable(Path.cwd()):
+    _make_importable(Path.cwd().resolve())
+    with _one_line(f"task module {name}"):
         return importlib.import_module(name)
 
 
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
+def _make_importable(folder: Path) -> None:
+    """Put a folder at the front of sys.path for good: a task may import when it is made, or when its loss is computed.
+
+    Modules from beside other tasks that have a namesake here are forgotten, so that each task gets its own.
+    """
+    for name, module in list(sys.modules.items()):
+        has_namesake = (folder / name).is_dir() or (folder / f"{name}.py").is_file()
+        if name != "__main__" and _folder_of(module) in _folders - {folder} and has_namesake:
+            for loaded in [other for other in sys.modules if f"{other}.".startswith(f"{name}.")]:
+                del sys.modules[loaded]
+    _folders.add(folder)
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
+
+
+def _folder_of(module: ModuleType) -> Path | None:
+    """The folder that holds a module's file, or a package's folder."""
+    contents = getattr(module, "__dict__", {})  # not by attribute: modules that load lazily would
+    where = next(iter(contents.get("__path__") or ()), None) or contents.get("__file__")
+    return Path(where).parent if where else None
 
 
 @contextmanager

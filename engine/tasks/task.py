@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import TaskError
+from ..lazy import lazy
+
+_IGNORED = -100  # the label that cross_entropy passes over
 
 
 class Task(ABC):
@@ -64,12 +67,13 @@ class Task(ABC):
 
         `loss_fn(outputs, targets)` is the mean loss of one batch; batches count by their number of targets. The module
         is copied and put into evaluation mode, so that dropout is off and the one given stays as it is. With
-        `torch.nn.functional.cross_entropy` and (n,) integer targets the task also has `per_example_loss`,
-        `sampled_loss` and `error_rate`, since the outputs are known to be logits.
+        `torch.nn.functional.cross_entropy` (or `nn.CrossEntropyLoss()`) and (n,) integer targets the task also has
+        `per_example_loss`, `sampled_loss`, `error_rate` and `num_classes`, since the outputs are known to be logits;
+        examples with the label -100, which it ignores, count nowhere.
         """
         batches = list(batches)
         labels = all(targets.ndim == 1 and not targets.is_floating_point() for _, targets in batches)
-        kind = ClassifierTask if loss_fn is F.cross_entropy and labels else ModuleTask
+        kind = ClassifierTask if labels and _is_cross_entropy(loss_fn) else ModuleTask
         return kind(model, batches, loss_fn)
 
 
@@ -109,7 +113,7 @@ class ModuleTask(Task):
         self._batches = list(batches)
         self._loss_fn = loss_fn
         if not self._batches:
-            raise TaskError("Task.from_module: no batches; give at least one (inputs, targets)")
+            raise TaskError("Task.from_module: no batches with targets; give at least one (inputs, targets)")
         self.num_examples = sum(len(targets) for _, targets in self._batches)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
@@ -126,7 +130,7 @@ class ModuleTask(Task):
         return {"module": repr(self._model), "loss": f"{name} {code}", "data": digest.hexdigest()}
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
-        total = sum(self._loss_fn(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
+        total = sum(self._batch_loss(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
         assert isinstance(total, Tensor)
         return total / sum(len(targets) for _, targets in self._batches)
 
@@ -147,11 +151,43 @@ class ModuleTask(Task):
         check_module_names(self._model, params)
         weights: dict[str, Any] = dict(params)
         for inputs, targets in self._batches:
-            yield functional_call(self._model, weights, *_call_arguments(inputs)), targets
+            yield self._output(weights, inputs), targets
+
+    def _output(self, weights: dict[str, Any], inputs: object) -> Tensor:
+        try:
+            return functional_call(self._model, weights, *_call_arguments(inputs))
+        except (RuntimeError, ValueError) as error:
+            _check_types(weights, inputs, error)
+            raise
+
+    def _batch_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = self._loss_fn(outputs, targets)
+        if not isinstance(loss, Tensor):
+            raise TaskError(f"loss_fn must return a scalar tensor, it returned {type(loss).__name__}")
+        if loss.numel() != 1:
+            raise TaskError(f"loss_fn must return a scalar tensor, it returned {tuple(loss.shape)}: take the mean")
+        return loss
 
 
 class ClassifierTask(ModuleTask):
     """A module whose outputs are (n, classes) logits, under cross-entropy."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[object, Tensor]],
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        counted = [_counted(inputs, targets) for inputs, targets in batches]
+        super().__init__(model, [batch for batch in counted if len(batch[1])], loss_fn)
+
+    @lazy
+    def num_classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As many as the logits of an example: of the first batch, by copies of the module's own weights."""
+        own = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        with torch.no_grad():
+            logits = self._output({name: _as_it_comes(value) for name, value in own.items()}, self._batches[0][0])
+        return logits.shape[-1]
 
     def per_example_loss(self, params: Mapping[str, Tensor]) -> Tensor:
         """(n,) nats, batch after batch."""
@@ -170,6 +206,32 @@ class ClassifierTask(ModuleTask):
         """Share of wrong answers."""
         wrong = [(logits.argmax(-1) != targets) for logits, targets in self._outputs(params)]
         return torch.cat(wrong).double().mean().item()
+
+    def _output(self, weights: dict[str, Any], inputs: object) -> Tensor:
+        if isinstance(inputs, _Counted):
+            return super()._output(weights, inputs.inputs)[inputs.rows]
+        return super()._output(weights, inputs)
+
+
+class _Counted(NamedTuple):
+    """Inputs of a batch, and the rows of its outputs ((k,) int64) that have a label."""
+
+    inputs: object
+    rows: Tensor
+
+
+def _counted(inputs: object, targets: Tensor) -> tuple[object, Tensor]:
+    """A batch without the labels that are ignored; found once, for how many there are has to be read from a GPU."""
+    rows = (targets.long() != _IGNORED).nonzero().flatten()  # long, since -100 in uint8 is 156
+    return (inputs, targets) if len(rows) == len(targets) else (_Counted(inputs, rows), targets[rows])
+
+
+def _is_cross_entropy(loss_fn: object) -> bool:
+    """Whether it is `F.cross_entropy` with its defaults, as a function or as a module."""
+    if type(loss_fn) is not nn.CrossEntropyLoss:
+        return loss_fn is F.cross_entropy
+    settings = loss_fn.label_smoothing, loss_fn.reduction, loss_fn.ignore_index
+    return loss_fn.weight is None and settings == (0, "mean", _IGNORED)
 
 
 def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -196,6 +258,26 @@ def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, objec
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _as_it_comes(weight: Tensor) -> Tensor:
+    """A copy in the type in which weights of checkpoints come: float32 at least."""
+    narrow = weight.is_floating_point() and weight.dtype.itemsize < 4
+    return weight.detach().to(torch.float32 if narrow else weight.dtype, copy=True)
+
+
+def _check_types(weights: Mapping[str, Tensor], inputs: object, error: Exception) -> None:
+    """Raise TaskError if a module failed because its inputs are of another floating type than its weights."""
+    positional, named = _call_arguments(inputs)
+    came, given = _floating_types(weights.values()), _floating_types([*positional, *named.values()])
+    if "type" in str(error) and set(given) - set(came):
+        message = f"inputs are {', '.join(given)}, weights come as {', '.join(came)}: give the task such inputs"
+        raise TaskError(f"{message} ({' '.join(str(error).split())})") from error
+
+
+def _floating_types(values: Iterable[object]) -> list[str]:
+    tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    return sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
 
 
 def check_module_names(model: nn.Module, params: Mapping[str, Tensor]) -> None:

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..checkpoints.names import strip_wrappers
 from ..errors import KolmogramError
 from .spectral_entropy import Quadratics, batches, quadratics, spectra
-
-_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 _Result = TypeVar("_Result")
@@ -60,6 +59,8 @@ class SpectralEntropyRegularizer:
                 "SpectralEntropyRegularizer: power is 1 or 2, reduction 'mean' or 'sum', every at least 1; "
                 f"got power={power!r}, reduction={reduction!r}, every={every!r}"
             )
+        if not weight >= 0:
+            raise KolmogramError(f"SpectralEntropyRegularizer: weight is at least 0, not {weight!r}")
         self.weight = weight
         self.every = every
         self._include = [include] if isinstance(include, str) else list(include)
@@ -121,6 +122,10 @@ class SpectralEntropyRegularizer:
 
     def means(self) -> dict[str, float]:
         """The two numbers to log: mean `spectral_entropy` in nats and mean `effective_rank` over matrices."""
+        if not self._last:
+            raise KolmogramError(
+                "SpectralEntropyRegularizer: means() are those of the last call, and there was none yet"
+            )
         ranks = self.effective_ranks.values()
         return {"spectral_entropy": mean(self.entropies.values()), "effective_rank": mean(ranks)}
 
@@ -184,12 +189,10 @@ class _KnownGradient(torch.autograd.Function):
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters that are trained, once each, under names that wrappers do not change."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            for wrapper in _WRAPPERS:
-                name = name.replace(wrapper, "")
-            yield name, parameter
+    """Parameters that are trained, once each, under names that wrappers do not change, as those of checkpoints."""
+    parameters = dict(model.named_parameters())
+    names = strip_wrappers(parameters)  # of all, so that freezing does not change them either
+    return ((names[stored], parameter) for stored, parameter in parameters.items() if parameter.requires_grad)
 
 
 def _matrix(weight: Tensor) -> Tensor:

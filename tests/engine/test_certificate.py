@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from click.testing import CliRunner
 from kolmogram import KolmogramError
-from kolmogram.analyzers.bounds import Sample, complexity_nats, error_bounds
-from kolmogram.analyzers.description_length import prefix_bits
+from kolmogram.analyzers.bounds import ErrorBounds, LossBound, Sample, complexity_nats, error_bounds
+from kolmogram.analyzers.description_length import describe_labels, prefix_bits
 from kolmogram.cli import main
 from kolmogram.engine.analysis import analyze
-from kolmogram.engine.certificate import bound, certify
+from kolmogram.engine.certificate import Certificate, _row_columns, bound, certify
 from kolmogram.engine.coarse import complexity
-from kolmogram.engine.errors import TaskError
+from kolmogram.engine.codec import container
+from kolmogram.engine.codec.header import Signature
+from kolmogram.engine.errors import CodecError, TaskError
 from kolmogram.engine.tasks import Task
 from kolmogram.engine.tasks.modular import ModularTask
 from kolmogram.engine.training.grokking import train
@@ -110,6 +112,50 @@ def test_a_task_without_classes_is_told_what_it_lacks(found):
         certify(found.encoded, Regression())
 
 
+def exactly(params):
+    """A file that keeps the very bytes."""
+    entries = [
+        container.Entry(Signature(n, tuple(t.shape), t.dtype), container.exact_code(t)) for n, t in params.items()
+    ]
+    return container.encode(entries).data
+
+
+def test_any_classifier_from_a_module_is_certified():
+    points = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(2000) < 1500, (points[:, 0] > 0).long(), -100)
+    task = Task.from_module(torch.nn.Linear(2, 2), [(points, labels)], F.cross_entropy)
+    params = {"weight": torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), "bias": torch.zeros(2)}
+    proof = certify(exactly(params), task)
+    nats = complexity_nats(prefix_bits(proof.size) + 1, 0.05)
+    assert proof.train_errors == 0
+    assert proof.errors == error_bounds(0, Sample(1500, None), nats)
+    assert proof.labels.uniform_bits == 1500
+    assert proof.labels.label_bits == pytest.approx(float(task.loss(params)) * 1500 / math.log(2))
+    assert proof.errors.population < 0.5
+
+
+def certificate(size, unseen, population, loss=9.0):
+    bounds = ErrorBounds(1.0, 1.0, 1.0, population, unseen), LossBound(loss, math.nan, 0.5)
+    return Certificate(size, 0, describe_labels(size, 1.0, 100, 4), None, *bounds)
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        ({"1": certificate(50, 0.9, 0.8), "0.25": certificate(70, 0.95, 0.7)}, 1.0),
+        ({"1": certificate(50, 1.0, 0.8), "0.25": certificate(70, 1.0, 0.7)}, 0.25),
+        ({"1": certificate(50, math.nan, 0.8), "0.25": certificate(70, math.nan, 0.7)}, 0.25),
+        ({"1": certificate(50, 1.0, 1.0, 3.0), "0.25": certificate(70, 1.0, 1.0, 2.0)}, 0.25),
+        ({"1": certificate(70, *[math.nan] * 3), "0.25": certificate(50, *[math.nan] * 3)}, 0.25),
+    ],
+    ids=["unseen errors", "then all errors", "no unseen ones", "then losses", "else the description"],
+)
+def test_the_file_that_is_named_is_the_one_whose_bound_is_reported(found, named):
+    columns = _row_columns(found, 4)
+    assert columns["bound_epsilon"] == named
+    assert columns["bound_bytes"] == found[f"{named:g}"].size
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """A short run that has learned little, analyzed at two ε."""
@@ -139,6 +185,15 @@ def test_bound_adds_columns_to_the_tables_and_says_what_they_assume(out):
     page = (out / "report.html").read_text()
     assert "What the bounds assume" in page
     assert "random subset of a population of 2,809" in page
+
+
+def test_a_network_of_any_size_can_be_certified(out, task, found, monkeypatch):
+    monkeypatch.setattr(container, "_FREE_WEIGHTS", 1)
+    monkeypatch.setattr(container, "_WEIGHTS_PER_BYTE", 0)
+    with pytest.raises(CodecError, match="pass max_weights"):
+        certify(found.encoded, task)
+    assert certify(found.encoded, task, max_weights=10**6).size == found.bytes
+    assert len(bound(out)) > 1, "files that analyze wrote are read whatever their size"
 
 
 def test_bound_twice_is_bound_once(out):

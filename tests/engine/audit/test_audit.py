@@ -88,6 +88,27 @@ def test_a_copy_of_the_last_step_is_a_note(run):
     assert (finding.finding, finding.is_wrong) == ("copy", False)
 
 
+@pytest.mark.parametrize("step", [0, 300, 700])
+def test_a_copy_that_says_no_step_is_a_note(run, step):
+    for name in ("best", "last"):
+        torch.save(load_file(path(run, step)), run / f"{name}.pt")
+    (finding,) = audit(run).findings
+    assert (finding.step, finding.finding, finding.is_wrong) == (step, "copy", False)
+    assert finding.evidence == "bit for bit as in best.pt, last.pt"
+
+
+def test_a_copy_that_says_no_step_hides_nothing(runs, run):
+    last = load_file(path(run, 700))
+    put(run, 300, load_file(path(run, 300)) | {"0.weight": last["0.weight"]})
+    put(run, 400, load_file(path(run, 400)) | {"3.weight": last["3.weight"] * (torch.arange(64) < 32)})
+    put(run, 600, load_file(path(runs[1], 300)))
+    before = seen(run)
+    assert {(300, "stale tensors"), (400, "zeros"), (600, "another network")} <= before
+    for step, name in [(300, "best"), (400, "last"), (600, "latest")]:
+        torch.save(load_file(path(run, step)), run / f"{name}.pt")
+    assert seen(run) == before
+
+
 def test_one_shard_of_another_step(run):
     state = load_file(path(run, 300))
     put(run, 300, state | {name: value for name, value in load_file(path(run, 700)).items() if name.startswith("0.")})

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,26 @@ def broken():
 """
 
 
+LATE = """
+class Mine:
+    def loss(self, params):
+        from helper_of_the_loss import FACTOR
+        return params["w"].sum() * FACTOR
+
+def task():
+    import helper_of_the_task
+    mine = Mine()
+    mine.factor = helper_of_the_task.FACTOR
+    return mine
+"""
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    """Tasks put their folders there."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 @pytest.fixture
 def run(tmp_path):
     return SimpleNamespace(path=tmp_path, config=None)
@@ -46,6 +67,33 @@ def test_a_module_by_name(run, file, monkeypatch):
     monkeypatch.chdir(Path(file).parent)
     assert load_task("mine", run).loss({"w": torch.ones(2)}) == 6
     assert load_task("mine:task", run).loss({"w": torch.ones(2)}) == 6
+
+
+def late(folder, factor):
+    """A task that imports what is beside it when it is made, and when its loss is computed."""
+    folder.mkdir()
+    (folder / "late.py").write_text(LATE)
+    (folder / "helper_of_the_task.py").write_text(f"FACTOR = {factor}\n")
+    (folder / "helper_of_the_loss").mkdir()
+    (folder / "helper_of_the_loss" / "__init__.py").write_text("from .part import FACTOR\n")
+    (folder / "helper_of_the_loss" / "part.py").write_text(f"FACTOR = {factor}\n")
+    return str(folder / "late.py")
+
+
+def test_neighbours_can_be_imported_later(run, tmp_path):
+    file = late(tmp_path / "elsewhere", 3)
+    for _ in range(2):
+        task = load_task(file, run)
+        assert task.factor == 3
+        assert task.loss({"w": torch.ones(2)}) == 6
+    assert sys.path.count(str(tmp_path / "elsewhere")) == 1
+
+
+def test_two_tasks_with_neighbours_of_one_name_have_their_own(run, tmp_path):
+    for folder, factor in [("one", 3), ("other", 4)]:
+        task = load_task(late(tmp_path / folder, factor), run)
+        assert task.factor == factor
+        assert task.loss({"w": torch.ones(2)}) == 2 * factor
 
 
 def test_a_run_that_brings_its_own_task(run):

@@ -114,6 +114,103 @@ def test_other_losses_promise_no_labels(model, batches):
     assert not hasattr(task, "sampled_loss")
 
 
+@pytest.mark.parametrize("loss_fn", [nn.functional.cross_entropy, nn.CrossEntropyLoss()])
+def test_labels_that_cross_entropy_ignores_count_nowhere(model, batches, loss_fn):
+    (x, y), (more_x, more_y) = batches
+    ignored = torch.full_like(y, -100)
+    with_ignored = [(x, torch.where(x % 3 == 0, ignored, y)), (more_x, more_y), (x, ignored)]
+    task = Task.from_module(model, with_ignored, loss_fn)
+    counted = x[x % 3 > 0]
+    same = Task.from_module(model, [(counted, y[counted]), (more_x, more_y)], loss_fn)
+    params = once(model)
+    assert task.num_examples == same.num_examples == 6
+    assert task.error_rate(params) == same.error_rate(params)
+    torch.testing.assert_close(task.loss(params), same.loss(params))
+    torch.testing.assert_close(task.per_example_loss(params), same.per_example_loss(params))
+    torch.testing.assert_close(task.per_example_loss(params).mean(), task.loss(params))
+    draws = [one.sampled_loss(params, torch.Generator().manual_seed(0)) for one in (task, same)]
+    torch.testing.assert_close(*draws)
+    part = task.subset(torch.tensor([5]))
+    assert part.num_examples == 2
+    torch.testing.assert_close(part.loss(params), task.per_example_loss(params)[4:].mean())
+
+
+def test_a_label_of_one_byte_is_never_ignored():
+    labels = torch.tensor([156, 3], dtype=torch.uint8)  # 156 is -100 in one byte
+    assert Task.from_module(nn.Linear(2, 200), [(torch.ones(2, 2), labels)], nn.CrossEntropyLoss()).num_examples == 2
+
+
+def test_nothing_but_ignored_labels_is_an_error(model):
+    with pytest.raises(TaskError, match="no batches with targets"):
+        Task.from_module(model, [(torch.arange(2), torch.tensor([-100, -100]))], nn.functional.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "classifies"),
+    [
+        (nn.CrossEntropyLoss(), True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), False),
+        (nn.CrossEntropyLoss(weight=torch.ones(7)), False),
+        (nn.CrossEntropyLoss(ignore_index=0), False),
+        (nn.CrossEntropyLoss(reduction="sum"), False),
+        (nn.MSELoss(), False),
+    ],
+)
+def test_cross_entropy_may_be_a_module_if_it_is_the_function(model, batches, loss_fn, classifies):
+    task = Task.from_module(model, batches, loss_fn)
+    assert hasattr(task, "sampled_loss") == classifies
+    assert task.num_classes == (7 if classifies else None)
+
+
+def test_counting_classes_leaves_the_module_as_it_is():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 5, dtype=torch.bfloat16)
+            self.register_buffer("calls", torch.tensor(0))
+            self.told = []
+
+        def forward(self, x):
+            self.calls += 1
+            self.told.append(self.training)
+            return self.linear(x)
+
+    model = Counting()
+    task = Task.from_module(model, [(torch.ones(3, 2), torch.tensor([0, 1, 4]))] * 2, nn.functional.cross_entropy)
+    assert not task._model.told, "nobody has asked"
+    assert (task.num_classes, task.num_classes) == (5, 5)
+    assert task._model.told == [False], "once, on one batch, in float32, as weights come"
+    assert task._model.calls == model.calls == 0
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "message"),
+    [
+        (lambda outputs, targets: outputs.sum().item(), "must return a scalar tensor, it returned float$"),
+        (lambda outputs, targets: outputs.sum(-1), r"must return a scalar tensor, it returned \(7,\): take the mean"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_tensor_is_told_so(model, batches, loss_fn, message):
+    with pytest.raises(TaskError, match=message):
+        Task.from_module(model, batches, loss_fn).loss(once(model))
+
+
+@pytest.mark.parametrize("module", [nn.Linear(3, 2), nn.Conv1d(3, 2, 1), nn.LSTM(3, 2)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_of_another_type_than_weights_are_named(module, dtype):
+    task = Task.from_module(module, [((torch.ones(1, 3, 3, dtype=dtype),), torch.ones(1))], lambda out, _: out.mean())
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(TaskError, match=f"inputs are {kind}, weights come as float32: give the task such inputs"):
+        task.loss(dict(module.state_dict()))
+
+
+def test_what_else_a_module_cannot_do_is_left_as_it_says(model):
+    task = Task.from_module(nn.Linear(3, 2), [(torch.ones(1, 4), torch.ones(1))], lambda out, _: out.mean())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        task.loss({"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_labels_drawn_on_a_gpu_come_as_often_as_the_network_says():

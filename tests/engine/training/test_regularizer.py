@@ -72,6 +72,46 @@ def test_sum_power_and_patterns(model):
     assert total.item() == pytest.approx(2 * SpectralEntropyRegularizer(1.0)(model).item())
 
 
+class Wrapper(nn.Module):
+    """Puts a part into the names of what it holds, as DistributedDataParallel, torch.compile and FSDP do."""
+
+    def __init__(self, part, inner):
+        super().__init__()
+        self.add_module(part, inner)
+
+
+@pytest.mark.parametrize("parts", [["module"], ["_orig_mod"], ["_orig_mod", "module"], ["_fsdp_wrapped_module"]])
+def test_wrappers_do_not_change_names(model, parts):
+    wrapped = model
+    for part in reversed(parts):
+        wrapped = Wrapper(part, wrapped)
+    penalty = SpectralEntropyRegularizer()
+    penalty(wrapped)
+    assert set(penalty.entropies) == {"embedding.weight", "conv.weight"}
+
+
+def test_names_are_whole_and_none_is_lost():
+    net = nn.ModuleDict({name: nn.Linear(4, 4, bias=False) for name in ("submodule", "sub", "module")})
+    penalty = SpectralEntropyRegularizer(exclude="submodule.*")
+    penalty(net)
+    assert set(penalty.entropies) == {"sub.weight", "module.weight"}
+    twins = nn.ModuleDict({"a": nn.ModuleDict({"_orig_mod": nn.Linear(4, 4)}), "b": nn.Linear(4, 4)})
+    twins["a"].register_parameter("weight", nn.Parameter(torch.eye(4)))
+    penalty = SpectralEntropyRegularizer()
+    penalty(twins)
+    assert len(penalty.entropies) == 3
+    twins["b"].requires_grad_(False)
+    penalty(twins)
+    assert set(penalty.entropies) == {"a.weight", "a._orig_mod.weight"}
+
+
+def test_freezing_does_not_change_names():
+    net = nn.ModuleDict({"module": nn.Linear(4, 4), "other": nn.Linear(4, 4).requires_grad_(False)})
+    penalty = SpectralEntropyRegularizer()
+    penalty(net)
+    assert set(penalty.entropies) == {"module.weight"}
+
+
 def test_it_lowers_the_entropy_when_it_is_minimised(model):
     penalty = SpectralEntropyRegularizer(1.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -172,6 +212,12 @@ def test_weights_may_be_given_by_name():
 def test_what_cannot_be_is_said_in_one_line(model):
     with pytest.raises(KolmogramError, match="power is 1 or 2"):
         SpectralEntropyRegularizer(every=0)
+    for weight in (-0.1, math.nan):
+        with pytest.raises(KolmogramError, match=f"weight is at least 0, not {weight}"):
+            SpectralEntropyRegularizer(weight)
+    assert SpectralEntropyRegularizer(0)(model).item() == 0
+    with pytest.raises(KolmogramError, match="there was none yet"):
+        SpectralEntropyRegularizer().means()
     with pytest.raises(KolmogramError, match="no matrix to regularise"):
         SpectralEntropyRegularizer(include="nothing")(model)
     with torch.no_grad():
