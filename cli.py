@@ -36,6 +36,9 @@ class Commands(click.Group):
         """Run the command; our own errors and those of the file system become exit code 1."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was finished is kept", err=True)
+            raise SystemExit(130) from None
         except KolmogramError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:

@@ -2,23 +2,23 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
 from .checkpoints import Run, open_run
+from .checkpoints.discovery import fixed_part
 from .checkpoints.location import is_url
-from .errors import BackendError, CheckpointError, KolmogramError
+from .devices import usable
+from .errors import CheckpointError, KolmogramError, TaskError
 from .executor import run_local
 from .files import write_bytes
-from .measurement import Outcome, Settings, measure_checkpoint
+from .measurement import COMPLEXITY, Outcome, Settings, measure_checkpoint
 from .provenance import describe, task_identity
 from .report.page import write_report
 from .store import Key, Store
@@ -41,8 +41,8 @@ class Progress:
 def analyze(
     run: Run | str | Path,
     task: Any = None,
-    measures: Sequence[str] | None = None,
-    epsilons: Sequence[float] = (1.0,),
+    measures: str | Sequence[str] | None = None,
+    epsilons: float | Sequence[float] = (1.0,),
     out: str | Path | None = None,
     device: str = "auto",
     *,
@@ -63,11 +63,14 @@ def analyze(
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    device = _device(device)
+    device = usable(device)
     loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
     backend = choose_backend(device)
+    known = _known(measures)
+    if loaded is None and measures is not None and COMPLEXITY in known:
+        raise TaskError(f"{run.path}: complexity needs a task, and its run names none; give --task FILE.py")
     settings = Settings(
-        measures=_known(measures),
+        measures=known,
         epsilons=_positive(epsilons),
         method=method,
         seed=seed,
@@ -95,14 +98,16 @@ def analyze(
 def default_out(run: str | Path) -> Path:
     """Where a run's tables go unless told otherwise: `RUN/kolmogram`, or beside a single checkpoint.
 
-    Those of a glob go to `kolmogram`, and those of the run behind a URL to `NAME.kolmogram`, both where we are.
+    RUN of a glob is the folder that it begins in. Tables of a run behind a URL go to `NAME.kolmogram`, where we are.
     """
+    if is_url(run):
+        name = fixed_part(str(run)).rstrip("/").split("/")[-1]
+        of_revisions = re.search(r"([^/]+)@[^/]*[*?[]", str(run))
+        return Path(f"{of_revisions[1] if of_revisions else name}.kolmogram")
     path = Path(run)
-    if is_url(run) and not has_magic(path.name):
-        return Path(f"{path.name}.kolmogram")
-    if path.is_dir():
-        return path / "kolmogram"
-    return path.with_name(f"{path.stem}.kolmogram") if path.is_file() else Path("kolmogram")
+    if path.is_file():
+        return path.with_name(f"{path.stem}.kolmogram")
+    return (path if path.is_dir() else Path(fixed_part(str(run)))) / "kolmogram"
 
 
 class Job(NamedTuple):
@@ -142,14 +147,18 @@ def _keep(outcomes: Iterable[Outcome], store: Store) -> dict[Key, str]:
 
 
 def _write_files(run: Run, plan: Mapping[str, Sequence[Key]], store: Store, folder: Path) -> None:
-    """The file behind every coded size in the table, as STEP@ε.kolmo."""
+    """The file behind every coded size in the table, as STEP@ε.kolmo; and no others."""
     labels = file_labels({checkpoint.name: checkpoint.step for checkpoint in run})
+    written: set[Path] = set()
     for name, work in plan.items():
         for key in work:
             if (result := store.get(key)) is not None and result.file is not None:
                 path = folder / f"{labels[name]}@{json.loads(key.settings)['epsilon']}.kolmo"
                 if not path.is_file() or path.read_bytes() != result.file:
                     write_bytes(path, result.file)
+                written.add(path)
+    for path in set(folder.glob("*@*.kolmo")) - written:
+        path.unlink()
 
 
 def _reported(
@@ -164,24 +173,15 @@ def _reported(
         progress(replace(state, done=done, checkpoint=outcome.checkpoint, problem=problem))
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise BackendError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return name
-
-
-def _known(measures: Sequence[str] | None) -> tuple[str, ...]:
+def _known(measures: str | Sequence[str] | None) -> tuple[str, ...]:
+    measures = (measures,) if isinstance(measures, str) else measures
     if unknown := set(measures or ()) - set(ANALYZERS):
         raise KolmogramError(f"unknown measure {', '.join(sorted(unknown))}; there are {', '.join(ANALYZERS)}")
     return tuple(name for name in ANALYZERS if measures is None or name in measures)
 
 
-def _positive(epsilons: Sequence[float]) -> tuple[float, ...]:
-    values = tuple(dict.fromkeys(map(float, epsilons)))
+def _positive(epsilons: float | Sequence[float]) -> tuple[float, ...]:
+    values = tuple(dict.fromkeys(map(float, epsilons if isinstance(epsilons, Sequence) else [epsilons])))
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise KolmogramError(f"epsilon must be a positive number of nats, got {', '.join(map(str, values))}")
     return values

@@ -31,8 +31,11 @@ def diagnose() -> Iterator[Finding]:
         "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     )
     yield from _packages()
-    yield from _device()
-    yield _kernels_agree()
+    from .devices import usable
+
+    device = usable("auto")
+    yield from _backend(device)
+    yield _kernels_agree(device)
     yield from _optional()
 
 
@@ -45,13 +48,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, f"missing: pip install {name}" if needed else "not made for this system", not needed)
 
 
-def _device() -> Iterator[Finding]:
+def _backend(device: str) -> Iterator[Finding]:
     import torch
 
     from ..kernels.dispatch import choose_backend
     from .errors import BackendError
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
         yield Finding("GPU", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {torch.cuda.device_count()} in all")
@@ -67,15 +69,15 @@ def _device() -> Iterator[Finding]:
         yield Finding("backend", f"{backend.name}: {backend.reason}")
 
 
-def _kernels_agree() -> Finding:
-    """A few thousand weights through the chosen backend and through the definition."""
+def _kernels_agree(device: str) -> Finding:
+    """A few thousand weights through the backend of the device and through the definition."""
     import torch
 
     from ..kernels.dispatch import quantized_entropy
 
     weights = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     steps = torch.tensor([0.5, 0.05])
-    chosen = quantized_entropy(weights, steps).entropy_bits
+    chosen = quantized_entropy(weights.to(device), steps).entropy_bits
     defined = quantized_entropy(weights, steps, backend="reference").entropy_bits
     agree = torch.allclose(chosen, defined, rtol=0, atol=1e-3)
     return Finding(

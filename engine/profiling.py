@@ -25,12 +25,13 @@ from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, record_function
 
 from ..kernels import dispatch
+from .devices import usable
 from .files import atomic_path
 from .provenance import package_versions
 
 SEAMS = {
     "read": ["engine.checkpoints.checkpoint:Checkpoint.tensor", "engine.checkpoints.checkpoint:Unread.fill"],
-    "copy": ["engine.statistics:_read", "engine.streaming:Upload._send", "engine.measurement:_as_parameter"],
+    "copy": ["engine.statistics:_read", "engine.streaming:Upload._send", "engine.measurement:as_parameter"],
     "histograms": ["kernels.dispatch:moments", "kernels.dispatch:fine_histogram"],
     "rates": ["kernels.dispatch:FineHistogram.rates"],
     "spectra": ["kernels.dispatch:singular_values"],
@@ -172,7 +173,7 @@ def profile(
 
     sizes: numbers of weights. `proton`: a file for Triton's own profile of the kernels, on a GPU; no other is written.
     """
-    device = torch.device(device)
+    device = torch.device(usable(str(device)))
     backend = dispatch.choose_backend(device)
     _forget_peak_memory(device)
     with dispatch.proton(proton, device) if proton else nullcontext():

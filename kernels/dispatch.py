@@ -80,7 +80,8 @@ def _moments_by_triton(tensors: Sequence[Tensor]) -> list[Moments]:
     from .moments import moments as launch
     from .shares import ELEMENTS
 
-    return launch([_readable(w, ELEMENTS, torch.float64) for w in tensors], selftest.programs(tensors[0].device))
+    tensors = [w.to(torch.float32) if w.dtype == torch.float64 else w for w in tensors]
+    return launch([_readable(w, ELEMENTS, torch.float32) for w in tensors], selftest.programs(tensors[0].device))
 
 
 _MOMENTS = {

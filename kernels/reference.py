@@ -78,7 +78,7 @@ def quantize(weights: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
 
 def moments(weights: Tensor) -> Moments:
     """Count, mean, standard deviation, largest magnitude and Frobenius norm of the finite entries."""
-    w = weights.reshape(-1).to(torch.float64)
+    w = weights.reshape(-1).to(torch.float32).to(torch.float64)
     w = w[torch.isfinite(w)]
     nonfinite = weights.numel() - w.numel()
     if not w.numel():

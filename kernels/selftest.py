@@ -13,15 +13,25 @@ SIZE, SMALL = 1 << 20, 1 << 12  # weights it counts, and of a small tensor
 PROGRAMS_PER_PROCESSOR = 2
 
 
-@functools.cache
 def counters_in(device: torch.device) -> tuple[bool, str]:
     """Whether counters live in shared memory there (else in global memory, which is slower), and why.
 
     BackendError where neither counts correctly.
     """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    shared, reason = _tried(device)
+    if shared is None:
+        raise BackendError(reason)
+    return shared, reason
+
+
+@functools.cache
+def _tried(device: torch.device) -> tuple[bool | None, str]:
+    """What `counters_in` says, once for each device; None where neither counts correctly."""
     obstacle = _obstacle(device)
     if obstacle:
-        raise BackendError(obstacle)
+        return None, obstacle
     if interpreted():
         from . import interpreter
 
@@ -34,7 +44,7 @@ def counters_in(device: torch.device) -> tuple[bool, str]:
             return True, "counters in shared memory, self-test passed"
     failure = _miscount(device, shared=False)
     if failure:
-        raise BackendError(f"the Triton kernels fail their self-test on {device}: {failure}")
+        return None, f"the Triton kernels fail their self-test on {device}: {failure}"
     return False, f"counters in global memory ({doubt}), self-test passed"
 
 

@@ -106,14 +106,14 @@ def test_analyze_watches_a_run_that_goes_on(run, tmp_path, monkeypatch):
 
     def sleep(seconds):
         assert seconds > 1
-        if (look := next(looks)) > 3:
+        if (look := next(looks)) > 4:
             raise KeyboardInterrupt
         if look < len(paths):
             (growing / paths[look].name).write_bytes(paths[look].read_bytes())
 
     monkeypatch.setattr("kolmogram.engine.watching.time.sleep", sleep)
     result = run_cli("analyze", growing, "-m", "norms", "--watch")
-    assert [row[0] for row in rows_of(result.stdout)] == ["checkpoint", "step-00000000.safetensors", "step", "5", "20"]
+    assert [row[0] for row in rows_of(result.stdout)] == ["checkpoint", "step-00000000.safetensors", "step", "5", "step", "20"]
     assert "no longer watching" in result.stderr
     assert (growing / "kolmogram" / "trajectory.csv").read_text().count("step-") == 3
 

@@ -73,7 +73,9 @@ def moments(
 
 
 def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
-    """The metric that moments stand for; a tensor that the loss does not see gets zero."""
+    """The metric that moments stand for: zero for a tensor that the loss does not see; the identity if they are no
+    numbers, and so tell nothing.
+    """
     m, n = matrix_shape(shape)
     if found is None:
         return Curvature(np.ones(m), np.zeros(n))
@@ -81,6 +83,8 @@ def curvature(found: Moments | None, shape: tuple[int, ...]) -> Curvature:
     if n == 1:  # single coordinates are noisy: half of each comes from the mean of the vector
         a = 0.5 * a + 0.5 * a.mean()
     total = float(a.sum() if a.ndim == 1 else np.trace(a))
+    if not (np.isfinite(a).all() and np.isfinite(g).all()):
+        return Curvature(np.ones(m), np.ones(n))
     return Curvature(a * (m / max(total, 1e-30)), g / m)
 
 

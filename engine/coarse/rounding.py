@@ -41,18 +41,6 @@ class Metric:
         return self.matrix + np.eye(len(self.matrix), dtype=self.matrix.dtype) * (self.damping * mean + _TINY)
 
     @lazy
-    def _inverse(self) -> Array:
-        return np.divide(1, self.damped) if self.damped.ndim == 1 else np.linalg.inv(self.damped)
-
-    def times(self, matrix: Array) -> Array:
-        """The damped metric times `matrix` ([n, k])."""
-        return self.damped[:, None] * matrix if self.damped.ndim == 1 else self.damped @ matrix
-
-    def solve(self, matrix: Array) -> Array:
-        """The inverse of the damped metric times `matrix` ([n, k])."""
-        return self._inverse[:, None] * matrix if self._inverse.ndim == 1 else self._inverse @ matrix
-
-    @lazy
     def order(self) -> NDArray[np.intp]:
         """Coordinates from light to heavy: the heaviest are rounded first, while others can still make up for them."""
         diagonal = self.matrix if self.matrix.ndim == 1 else np.diag(self.matrix)

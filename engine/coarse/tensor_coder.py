@@ -44,10 +44,6 @@ class Candidate(NamedTuple):
         """The code itself."""
         return self.decoded.representation
 
-    def cost(self, noise: float) -> float:
-        """Modelled distortion and bits in one number, at the level `noise`."""
-        return self.distortion + BITS_PER_NOISE * noise * noise * self.bits
-
 
 @dataclass(frozen=True, eq=False)
 class View:

@@ -120,14 +120,15 @@ class ModuleTask(Task):
 
     @property
     def config(self) -> dict[str, str]:
-        """What makes it the task that it is: the module, the loss function, and a digest of the data."""
+        """What makes it the task that it is: the module, the loss function, and a digest of the data and its code."""
         digest = blake2b(digest_size=16)
         for part in _tensors(self._batches):
             digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
             digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        code = getattr(getattr(self._loss_fn, "__code__", None), "co_code", b"").hex()
-        name = getattr(self._loss_fn, "__qualname__", type(self._loss_fn).__qualname__)
-        return {"module": repr(self._model), "loss": f"{name} {code}", "data": digest.hexdigest()}
+        if code := getattr(self._loss_fn, "__code__", None):
+            digest.update(code.co_code + repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
+        name = getattr(self._loss_fn, "__qualname__", repr(self._loss_fn))
+        return {"module": repr(self._model), "loss": name, "data": digest.hexdigest()}
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         total = sum(self._batch_loss(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))

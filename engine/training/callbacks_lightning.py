@@ -29,7 +29,7 @@ class SpectralEntropyCallback(Callback):
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         weights = {name: p for name, p in pl_module.named_parameters() if id(p) in stepped and p.requires_grad}
         value = self.penalty.add_gradient(weights)
-        pl_module.log_dict({"spectral_penalty": value, **self.penalty.means()})
+        pl_module.log_dict({"spectral_penalty": value, **self.penalty.tensor_means()})
 
     def state_dict(self) -> dict[str, Any]:
         return self.penalty.state_dict()

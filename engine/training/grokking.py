@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..devices import usable
 from ..errors import KolmogramError
 from ..files import atomic_path, write_text
 from ..tasks.modular import ModularTask
@@ -145,7 +146,7 @@ class _Run:
         """All batches once, in a fresh order; the last one may be smaller."""
         examples = self._task.train
         order = torch.randperm(len(examples), generator=self._order).to(examples.labels.device)
-        for batch in order.split(min(BATCH_SIZE, len(examples) // 2)):
+        for batch in order.split(max(min(BATCH_SIZE, len(examples) // 2), 1)):
             self._train_step(examples.pairs[batch], examples.labels[batch])
         self.epoch += 1
 
@@ -236,10 +237,7 @@ def task_loss(task: ModularTask, device: str, compiled: bool, precision: str) ->
 def _check(device: str, precision: str) -> None:
     if precision not in PRECISIONS:
         raise KolmogramError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise KolmogramError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+    usable(device)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -250,7 +250,10 @@ def test_where_tables_go(tmp_path, run):
     assert default_out(run) == run / "kolmogram"
     assert default_out(run / "step-00000010.safetensors") == run / "step-00000010.kolmogram"
     assert default_out("s3://bucket/runs/mine/") == default_out("hf://org/mine") == Path("mine.kolmogram")
-    assert default_out("s3://bucket/runs/*") == default_out("hf://org/model@step*") == Path("kolmogram")
+    assert default_out(f"{run}/step-*1*") == run / "kolmogram"
+    assert default_out("step-*") == Path("kolmogram")
+    assert default_out("s3://bucket/mine/step-*") == default_out("hf://org/mine@step*") == Path("mine.kolmogram")
+    assert default_out("hf://org/mine@step64") == Path("mine@step64.kolmogram")
 
 
 def test_a_run_behind_a_url_is_the_same_run(run, tmp_path, task_file, memory):

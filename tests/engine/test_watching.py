@@ -51,7 +51,7 @@ def test_what_is_there_is_given_at_once_and_what_comes_when_it_has_settled(tmp_p
         saving(tmp_path, 2), nothing, nothing, saving(tmp_path, 2, 1.0), saving(tmp_path, 3), nothing, nothing
     )
     one, two, three = (f"step-{step}.safetensors" for step in (1, 2, 3))
-    assert given == [(1, [one]), (2, [two]), (3, [two, three])]
+    assert given == [(1, [one]), (2, [two]), (2, [two]), (3, [three])], "nobody waits for what comes after"
 
 
 def test_a_folder_that_is_still_empty(tmp_path, story):

@@ -11,9 +11,9 @@ STEPS = torch.tensor([0.002, 0.013, 0.05], dtype=torch.float64)
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.delenv("KOLMOGRAM_BACKEND", raising=False)
-    selftest.counters_in.cache_clear()
+    selftest._tried.cache_clear()
     yield
-    selftest.counters_in.cache_clear()
+    selftest._tried.cache_clear()
 
 
 def test_choice_follows_device_request_and_environment(monkeypatch):
@@ -45,7 +45,7 @@ def test_failed_self_test_falls_to_the_safe_path_and_says_so(device, monkeypatch
     shared, reason = selftest.counters_in(device)
     assert not shared
     assert "global memory (wrong fine histogram of torch.float32)" in reason
-    selftest.counters_in.cache_clear()
+    selftest._tried.cache_clear()
     monkeypatch.setattr(fine_histogram, "fine_histogram", lambda *args: launch(*args) + 1)
     with pytest.raises(BackendError, match="wrong fine histogram"):
         dispatch.choose_backend(device, "triton")
