@@ -113,7 +113,14 @@ def test_analyze_watches_a_run_that_goes_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("kolmogram.engine.watching.time.sleep", sleep)
     result = run_cli("analyze", growing, "-m", "norms", "--watch")
-    assert [row[0] for row in rows_of(result.stdout)] == ["checkpoint", "step-00000000.safetensors", "step", "5", "step", "20"]
+    assert [row[0] for row in rows_of(result.stdout)] == [
+        "checkpoint",
+        "step-00000000.safetensors",
+        "step",
+        "5",
+        "step",
+        "20",
+    ]
     assert "no longer watching" in result.stderr
     assert (growing / "kolmogram" / "trajectory.csv").read_text().count("step-") == 3
 

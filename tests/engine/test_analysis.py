@@ -13,7 +13,8 @@ import pytest
 import torch
 from kolmogram.engine import measurement
 from kolmogram.engine.analysis import Progress, analyze, default_out
-from kolmogram.engine.errors import BackendError, CheckpointError, KolmogramError
+from kolmogram.engine.errors import BackendError, CheckpointError, KolmogramError, TaskError
+from kolmogram.engine.tasks import Task
 from kolmogram.engine.training.grokking import train
 from safetensors.torch import save_file
 
@@ -175,6 +176,57 @@ def test_logged_metrics_are_joined_by_step(run):
     assert math.isnan(table["test_accuracy"][1])
     assert min(table["l2_norm"]) > 0
     assert not {"note", "seconds"} & set(table.columns)
+
+
+def test_a_row_that_is_still_being_written_costs_no_other(run):
+    (run / "metrics.csv").write_text("epoch,train_accuracy,step\n0,0.1,0\ninf,0.2,inf\n20,1.0,100\n30,0.9")
+    assert analyze(run, measures=["norms"])["train_accuracy"][::2] == [0.1, 1.0]
+
+
+def test_a_checkpoint_cannot_name_itself(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    metadata = {"step": "3", "checkpoint": "1000", "status": "0", "parameters": "1.5", "score": "7"}
+    save_file(state(0), folder / "a.safetensors", metadata=metadata)
+    table = analyze(folder, measures=["norms"], out=tmp_path / "out")
+    assert (table["step"], table["checkpoint"], table["status"]) == ([3], ["a.safetensors"], ["ok"])
+    assert (table["parameters"], table["score"]) == ([83], [7.0])
+
+
+def test_a_task_cannot_overwrite_the_loss(run):
+    class Odd(Task):
+        def loss(self, params):
+            return params["0.weight"].square().mean()
+
+        def accuracies(self, params):
+            return {"loss": -1.0, "step": -1.0, "f1": 0.5}
+
+    table = analyze(run, Odd(), measures=["norms"])
+    assert min(table["loss"]) > 0
+    assert table["step"] == [0, 10, 100]
+    assert table["f1"] == [0.5] * 3
+
+
+def test_measures_do_not_depend_on_whether_there_is_a_task(tmp_path, task_file):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_file({name: value.bfloat16() for name, value in state(0).items()}, folder / "step-1.safetensors")
+    with_task, without = (analyze(folder, task, measures=WEIGHTS_ONLY) for task in (task_file, None))
+    for name in without.columns:
+        assert with_task[name] == without[name], name
+
+
+def test_files_that_no_longer_belong_to_the_table_go(run, task_file, tmp_path):
+    analyze(run, task_file, ["complexity"], [1.0, 0.5], tmp_path, moves=2)
+    (tmp_path / "kolmo" / "mine.txt").write_text("stays")
+    analyze(run, task_file, ["complexity"], 0.5, tmp_path, moves=2)
+    names = {path.name for path in (tmp_path / "kolmo").iterdir()}
+    assert names == {"0@0.5.kolmo", "10@0.5.kolmo", "100@0.5.kolmo", "mine.txt"}
+
+
+def test_complexity_asked_for_without_a_task_is_an_error(run):
+    with pytest.raises(TaskError, match="complexity needs a task"):
+        analyze(run, measures="complexity")
 
 
 def test_a_metrics_file_of_something_else_is_left_alone(run):

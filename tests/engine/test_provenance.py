@@ -1,5 +1,11 @@
+import sys
+from importlib import import_module
+
 import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.provenance import canonical, package_versions, task_identity
+from kolmogram.engine.tasks import Task as TaskBase
 from kolmogram.engine.tasks.modular import ModularTask
 
 
@@ -38,6 +44,45 @@ def test_a_file_counts_by_its_content(tmp_path, name):
     assert task_identity(Task(), spec) == first
     path.write_text("two")
     assert task_identity(Task(), spec) != first
+
+
+def test_a_module_and_what_lies_beside_it_count_by_their_content(tmp_path, monkeypatch):
+    for name in ("my_task_module", "its_data"):
+        (tmp_path / f"{name}.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("its_data", None)
+    import_module("my_task_module")
+    seen = [task_identity(Task(), "my_task_module:task")]
+    import_module("its_data")
+    seen.append(task_identity(Task(), "my_task_module:task"))
+    for name in ("my_task_module", "its_data"):
+        (tmp_path / f"{name}.py").write_text("x = 2")
+        seen.append(task_identity(Task(), "my_task_module:task"))
+    for name in ("my_task_module", "its_data"):
+        del sys.modules[name]
+    assert len(set(seen)) == 4
+
+
+def test_a_task_made_of_a_module_counts_by_its_data_and_its_loss():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(8, 3), torch.arange(8) % 2
+
+    def made(inputs=inputs, targets=targets, width=4, loss=F.cross_entropy):
+        torch.manual_seed(1)  # weights come from checkpoints: the module's own do not count
+        model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Tanh(), torch.nn.Linear(width, 2))
+        return task_identity(TaskBase.from_module(model, [(inputs, targets)], loss), None)
+
+    first = made()
+    assert made() == made(inputs.clone()) == first
+    others = [
+        made(inputs + 1),
+        made(targets=1 - targets),
+        made(inputs.double()),
+        made(width=5),
+        made(loss=lambda outputs, targets: F.cross_entropy(outputs, targets)),
+        made(loss=lambda outputs, targets: 2 * F.cross_entropy(outputs, targets)),
+    ]
+    assert len({first, *others}) == 7
 
 
 def test_settings_are_equal_in_any_order():

@@ -3,7 +3,8 @@ import weakref
 import pytest
 import torch
 from kolmogram.engine import statistics
-from kolmogram.engine.statistics import tensor_statistics
+from kolmogram.engine.statistics import RELATIVE_STEPS, tensor_statistics
+from kolmogram.kernels.dispatch import EXACT_BELOW, quantized_entropy
 
 
 def normal(*shape, seed=0):
@@ -70,6 +71,16 @@ def test_every_float_width_is_measured_as_its_float32_values(dtype):
         assert getattr(one.moments, name) == pytest.approx(getattr(other.moments, name), rel=1e-5)
     assert one.entropy_bits == pytest.approx(other.entropy_bits, abs=1e-2)
     assert one.singular_values == pytest.approx(other.singular_values, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2fnuz, torch.bfloat16])
+def test_values_of_narrow_types_are_counted_one_by_one(dtype):
+    weights = normal(1, EXACT_BELOW).to(dtype)
+    (one,) = tensor_statistics([("w", weights)], spectra=False)
+    steps = one.moments.std * torch.tensor(RELATIVE_STEPS, dtype=torch.float64)
+    exact = quantized_entropy(weights.float(), steps, backend="reference")
+    assert one.entropy_bits == pytest.approx(exact.entropy_bits.numpy(), abs=1e-9)
+    assert one.mse == pytest.approx(exact.mse.numpy(), rel=1e-6)  # the order of the sums differs
 
 
 def test_a_matrix_that_is_not_finite_has_no_spectrum_and_the_others_do():

@@ -68,3 +68,9 @@ def test_store_of_another_layout_is_refused(tmp_path):
     database.close()
     with pytest.raises(KolmogramError, match="another version of kolmogram"):
         Store(path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "store.sqlite").mkdir()
+    with pytest.raises(KolmogramError, match=r"store.sqlite: unable to open database file"):
+        Store(tmp_path / "store.sqlite")

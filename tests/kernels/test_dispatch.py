@@ -53,6 +53,16 @@ def test_failed_self_test_falls_to_the_safe_path_and_says_so(device, monkeypatch
         assert dispatch.choose_backend(device).name == "reference"
 
 
+def test_a_failed_self_test_is_not_tried_again(device, monkeypatch):
+    tried = []
+    monkeypatch.setattr(selftest, "interpreted", lambda: False)
+    monkeypatch.setattr(selftest, "_obstacle", lambda device: tried.append(device) or "no compiler")
+    for _ in range(3):
+        with pytest.raises(BackendError, match="no compiler"):
+            selftest.counters_in(device)
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize("kernel", ["moments", "rates"])
 def test_the_self_test_looks_at_every_kernel(kernel, device, monkeypatch):
     monkeypatch.setattr(selftest, "SIZE", 1 << 12)
@@ -127,6 +137,14 @@ def test_moments_leave_out_what_is_not_finite():
     assert dispatch.moments([torch.zeros(3)])[0].std == 0.0
     far = torch.full((100_000,), 1e4) + torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     assert dispatch.moments([far])[0].std == pytest.approx(far.double().std(correction=0).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_moments_of_float64_are_those_of_float32(backend):
+    weights = torch.tensor([1e300, 1.0, 1 / 3], dtype=torch.float64)
+    (found,), (single,) = dispatch.moments([weights], backend), dispatch.moments([weights.float()], backend)
+    assert found == single
+    assert (found.count, found.nonfinite) == (2, 1)
 
 
 def test_moments_of_chunks_merge(monkeypatch):

@@ -68,6 +68,28 @@ def test_several_epsilons_come_in_order_and_fall(task, params):
         assert r.loss <= curve.original_loss + r.epsilon
 
 
+def test_any_object_with_a_loss_is_a_task_with_all_that_it_has(task, params, result):
+    class Plain:
+        """Not a Task, though callable."""
+
+        num_examples = task.num_examples
+        sampled_loss = staticmethod(task.sampled_loss)
+        per_example_loss = staticmethod(task.per_example_loss)
+        loss = staticmethod(task.loss)
+
+        def __call__(self, params):
+            raise AssertionError("it has a loss")
+
+    assert complexity(params, Plain(), 0.25).encoded == result.encoded
+    assert complexity(params, task.loss, 0.25, moves=2).status == "ok"
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_epsilon_is_a_positive_number(task, params, epsilon):
+    with pytest.raises(KolmogramError, match="a positive number"):
+        complexity(params, task, epsilon)
+
+
 def test_a_size_does_not_depend_on_what_else_is_asked_for(task, params, result):
     several = complexity_curve(params, task, (1.0, 0.25, 0.1, 0.01)).results
     assert several[1].encoded == result.encoded

@@ -73,6 +73,14 @@ def test_a_price_rises_while_the_loss_is_above_its_aim_and_falls_below():
     assert math.isfinite(Price(1.0).at(-3.0, 1.0)), "a loss may be lower than the original's"
 
 
+@pytest.mark.parametrize("rise", [math.inf, math.nan])
+def test_a_price_comes_back_from_a_loss_that_is_no_number(rise):
+    price = Price(100.0)
+    assert price.at(rise, 1.0) > 100
+    prices = [price.at(0.5, 1.0) for _ in range(40)]
+    assert prices[-1] < 100
+
+
 class Guarded(Task):
     """A network and a vector: its first number decides everything, but gradients only want all of it to be small."""
 

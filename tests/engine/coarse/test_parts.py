@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse.curvature import curvature, moments
 from kolmogram.engine.coarse.lowrank import decompose, factorise
 from kolmogram.engine.coarse.rate import matrix_bits
@@ -12,6 +13,7 @@ from kolmogram.engine.coarse.tensor_coder import TensorCoder
 from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, fourier_energies, transform_metric
 from kolmogram.engine.codec.exact import fourier_basis, multiplicative_basis
 from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, basis_matrix
+from kolmogram.engine.tasks import Task
 
 RNG = np.random.default_rng(0)
 
@@ -24,6 +26,34 @@ def covariance(n, rank=None):
 def error(weights, symbols, step, a, g):
     e = weights - symbols * step
     return np.trace(e.T @ a @ e @ g)
+
+
+def test_gradients_that_are_no_numbers_tell_nothing():
+    class Undefined(Task):
+        def loss(self, params):
+            return (params["w"] * 0).log().sum() + params["v"].square().sum()
+
+    params = {"w": torch.ones(4, 3), "v": torch.ones(4, 3)}
+    found = moments(Undefined(), params, 2, torch.Generator())
+    rows, columns = curvature(found["w"], (4, 3))
+    assert np.array_equal(rows, np.ones(4))
+    assert np.array_equal(columns, np.ones(3))
+    assert not np.array_equal(curvature(found["v"], (4, 3)).rows, np.ones(4))
+
+
+def test_a_weight_that_is_given_by_name_has_the_moments_of_its_gradient():
+    class Named(Task):
+        def loss(self, params):
+            return F.linear(torch.arange(6.0).view(2, 3), weight=params["w"]).square().sum()
+
+    class Positional(Named):
+        def loss(self, params):
+            return (torch.arange(6.0).view(2, 3) @ params["w"].T.clone()).square().sum()
+
+    params = {"w": torch.ones(4, 3)}
+    by_name, by_gradient = (moments(task, params, 1, torch.Generator())["w"] for task in (Named(), Positional()))
+    for one, other in zip(by_name, by_gradient, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_rounding_without_slope_or_metric_is_rounding():

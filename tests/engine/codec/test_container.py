@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kolmogram.engine.codec.coders import Coder
-from kolmogram.engine.codec.container import MAGIC, VERSION, Entry, decode, encode, transcode
+from kolmogram.engine.codec.container import MAGIC, VERSION, Entry, decode, encode, exact_code, transcode
 from kolmogram.engine.codec.exact import multiplicative_basis
-from kolmogram.engine.codec.header import DTYPES, Signature, pack, unpack, varint
-from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, Representation
+from kolmogram.engine.codec.header import DTYPES, Signature, pack, unfold, unpack, varint
+from kolmogram.engine.codec.representation import IDENTITY, ZERO, Basis, BasisKind, Kind, Representation
 from kolmogram.engine.codec.stream import MixingStream
 from kolmogram.engine.errors import CodecError
 
@@ -68,6 +69,21 @@ def test_tensor_bytes_add_up_to_the_stream(network, coder):
     assert sum(file.tensor_bytes.values()) <= len(file.data)
     assert len(file.data) - sum(file.tensor_bytes.values()) < 250, "frame and header"
     assert file.tensor_bytes["dead.weight"] < 0.5
+
+
+def test_what_is_kept_to_the_byte_has_its_share():
+    kept = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    exact = Signature("kept", (5000,), torch.float32)
+    file = encode([Entry(exact, exact_code(kept)), Entry(Signature("dead", (100,), torch.float32), ZERO)])
+    assert 0.85 * kept.nbytes < file.tensor_bytes["kept"] <= len(file.data) < file.tensor_bytes["kept"] + 100
+    assert file.tensor_bytes["dead"] < 1
+
+
+def test_a_limit_is_not_reserved():
+    packed = zstandard.ZstdCompressor().compress(bytes(3_000_000))
+    assert unfold(zstandard.ZstdDecompressor(), packed, 1 << 40) == bytes(3_000_000)
+    with pytest.raises(CodecError, match="more than it may"):
+        unfold(zstandard.ZstdDecompressor(), packed, 2_999_999)
 
 
 def test_usual_names_cost_little(network):
