@@ -20,7 +20,7 @@ from ..faults import broken, guarded, no_weights
 from ..pickles import Global, Unknown, WouldRunCodeError, load, plain_key
 from ..sources import Bytes, Part, source
 from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from ..stored import Span, counts, shape_of
+from ..stored import Span, are_integers, counts, shape_of
 from ..torch_objects import DTYPES, Leaf, Unreadable, View, call, leaves, located, model_part, persistent
 from .torch_save import LARGEST_PICKLE, Records
 
@@ -116,11 +116,18 @@ def _call(name: str, args: tuple[Any, ...]) -> Any:
 
 
 def _key(key: Any) -> Any:
-    """An index of the storage, by what torch compares: the name and where the chunk begins."""
-    if isinstance(key, Unknown) and isinstance(key.state, dict):
-        offset = key.state.get("offset")
-        return key.state.get("fqn"), None if offset is None else tuple(offset)
-    return plain_key(key)
+    """An index of the storage, by what torch compares: the name and where the chunk begins; None for anything else.
+
+    Only strings and numbers: to hash a tuple that is a million tuples deep overflows the stack.
+    """
+    if not isinstance(key, Unknown) or not isinstance(key.state, dict):
+        return plain_key(key)
+    name, offset = key.state.get("fqn"), key.state.get("offset")
+    if not isinstance(name, str):
+        return None
+    if offset is None:
+        return name, None
+    return (name, tuple(offset)) if are_integers(offset) else None
 
 
 class _Reading:
@@ -153,7 +160,9 @@ class _Reading:
     def _path(self, name: str) -> list[str]:
         """The keys that lead to an item."""
         path = self._paths.get(name)
-        return [str(key) for key in path] if isinstance(path, list | tuple) and path else [name]
+        if not isinstance(path, list | tuple) or not path or not all(isinstance(key, str | int) for key in path):
+            return [name]
+        return [str(key) for key in path]
 
     def _tensor(self, name: str, state: Mapping[str, Any]) -> Chunked | Unreadable:
         dtype = _dtype(state["properties"])
@@ -182,7 +191,8 @@ class _Reading:
             return Unreadable("stored by an extension, not as plain elements")
         file, (begin, size) = info.state["relative_path"], counts(self._folder, name, _extent(info.state))
         if not isinstance(file, str) or not _FILE.match(file):
-            raise broken(self._folder, f"names {str(file)[:80]!r}, which is no file of a rank", "do not trust it")
+            shown = file[:80] if isinstance(file, str) else type(file).__name__
+            raise broken(self._folder, f"names {shown!r}, which is no file of a rank", "do not trust it")
         if file not in self._files:
             if not (self._folder / file).is_file():
                 raise broken(self._folder, f"its file {file!r} is missing", "copy it there")
@@ -215,7 +225,7 @@ def _is(item: Any, kind: str) -> bool:
 def _dtype(properties: Any) -> torch.dtype | Unreadable:
     """The first of the properties (their pickled state is a tuple)."""
     kind = properties.state[0] if isinstance(properties.state, tuple) else properties.state["dtype"]
-    name = kind.name if isinstance(kind, Global) else str(kind)
+    name = kind.name if isinstance(kind, Global) else type(kind).__name__
     return DTYPES.get(name, Unreadable(f"dtype {name} is not read"))
 
 

@@ -195,6 +195,34 @@ def test_metadata_that_is_none(saved, content):
     refused(saved)
 
 
+def test_a_key_that_is_too_deep_to_be_hashed(saved):
+    deep = b")" + b"\x85" * 150_000
+    index = b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n)\x81}X\x03\x00\x00\x00fqn" + deep + b"sb"
+    (saved / ".metadata").write_bytes(b"\x80\x02}" + index + b"Ns.")
+    assert "is not the metadata" in refused(saved)
+
+
+@pytest.mark.parametrize("place", ["file", "path", "dtype"])
+def test_tuples_whose_text_would_fill_the_memory(saved, place):
+    def doubled(metadata):
+        shared = ()
+        for _ in range(60):
+            shared = (shared, shared)
+        if place == "file":
+            next(iter(metadata.storage_data.values())).relative_path = shared
+        elif place == "path":
+            metadata.planner_data = dict.fromkeys(metadata.planner_data, (shared,))
+        else:
+            for item in metadata.state_dict_metadata.values():
+                item.properties.dtype = shared
+
+    rewrite(saved, doubled)
+    if place == "path":
+        assert set(open_run(saved)[0].names()) == {"model.w", "model.b"}
+    else:
+        refused(saved)
+
+
 def test_an_optimiser_alone_is_no_checkpoint(tmp_path):
     save({"optim": optimiser_state()}, tmp_path / "step-1")
     assert "holds no weights" in refused(tmp_path)

@@ -332,6 +332,14 @@ def test_pickles_made_to_exhaust_us_give_one_line_at_once(tmp_path, program):
         open_run(path)
 
 
+def test_a_storage_key_that_is_too_deep_to_be_hashed(tmp_path):
+    pickles = [pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})]
+    keys = b"\x80\x02])" + b"\x85" * 150_000 + b"a."
+    (tmp_path / "a.pt").write_bytes(b"".join(pickles) + keys)
+    with pytest.raises(CheckpointError, match="names a storage by something else than text"):
+        open_run(tmp_path)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
