@@ -43,6 +43,9 @@ DTYPES = {
         *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
     )
 }
+LONGEST_NAME = 1 << 12  # characters of a tensor's dotted name
+LARGEST_NAMES = 1 << 26  # characters of all of them
+
 _NUMPY_ARRAYS = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
 
 # Where trainers put the model beside everything else, most telling first.
@@ -180,18 +183,34 @@ def model_part(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     return parts[chosen], skipped | others
 
 
-def leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it."""
-    seen = set() if seen is None else seen
+def leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it.
+
+    A few bytes of a pickle can repeat a long key at every depth or before a million tensors, so names are limited, each
+    and together.
+    """
+    total = 0
+    for name, leaf in _below(value, "", set()):
+        total += len(name)
+        if total > LARGEST_NAMES:
+            raise ValueError(f"the names of the tensors have more than {LARGEST_NAMES} characters")
+        yield name, leaf
+
+
+def _below(value: Any, prefix: str | None, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """`prefix` is None where it would be too long for a name; what is no tensor may lie there."""
     children = None if _is_optimiser(value) or id(value) in seen else _children(value)
     if children is None:
         return
     seen.add(id(value))
     for key, child in children.items():
-        if isinstance(child, Leaf):
-            yield f"{prefix}{key}", child
+        name = f"{prefix}{key}" if prefix is not None and len(prefix) + len(key) <= LONGEST_NAME else None
+        if not isinstance(child, Leaf):
+            yield from _below(child, None if name is None else f"{name}.", seen)
+        elif name is not None:
+            yield name, child
         else:
-            yield from leaves(child, f"{prefix}{key}.", seen)
+            raise ValueError(f"a tensor's name has more than {LONGEST_NAME} characters")
 
 
 def _children(value: Any) -> Mapping[str, Any] | None:

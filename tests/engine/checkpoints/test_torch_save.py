@@ -332,6 +332,21 @@ def test_pickles_made_to_exhaust_us_give_one_line_at_once(tmp_path, program):
         open_run(path)
 
 
+@pytest.mark.parametrize(("depth", "tensors"), [(60, 1), (1, 20_000)], ids=["deep", "wide"])
+def test_one_long_key_cannot_become_many_long_names(tmp_path, save, depth, tensors):
+    key, part = "k" * 4000, [torch.ones(1)] * tensors
+    for _ in range(depth):
+        part = {key: part}
+    with pytest.raises(CheckpointError, match=r"failed \(ValueError: .*names? .* more than \d+ characters"):
+        open_run(save({"model": part}, tmp_path / "a.pt"))
+
+
+def test_a_long_key_that_names_no_tensor_is_nobodys_concern(tmp_path, save, assert_same):
+    answers = {"question " * 1000: {"answer": 1}}
+    save({"model": {"w": torch.ones(2)}, "answers": answers}, tmp_path / "a.pt")
+    assert_same(open_run(tmp_path)[0], {"w": torch.ones(2)})
+
+
 def test_a_storage_key_that_is_too_deep_to_be_hashed(tmp_path):
     pickles = [pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})]
     keys = b"\x80\x02])" + b"\x85" * 150_000 + b"a."
