@@ -4,7 +4,7 @@ The pickled calls are those of torch/_utils.py (`_rebuild_tensor_v2` and its kin
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -45,6 +45,8 @@ DTYPES = {
 }
 LONGEST_NAME = 1 << 12  # characters of a tensor's dotted name
 LARGEST_NAMES = 1 << 26  # characters of all of them
+MOST_VIEWS = 4  # times the size of the file that its tensors may have together; fused and tied weights share bytes
+LARGEST_EXCESS = 1 << 26  # bytes beyond the size of the file that are no matter either way
 
 _NUMPY_ARRAYS = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
 
@@ -144,6 +146,7 @@ def contents_of(payload: Any, file: Bytes, locate: Locate) -> Contents:
     tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Span)}
     if not tensors:
         raise no_weights(file.path, "holds no weights")
+    _check_size(file, tensors.values())
     skipped |= {name: leaf.why for name, leaf in found.items() if isinstance(leaf, Unreadable)}
     said = {key: _number(file, value, locate) for key, value in top.items() if key not in tensors}
     trainer = _trainer(top)
@@ -247,6 +250,14 @@ def located(file: Bytes, name: str, leaf: View | Unreadable, locate: Locate) -> 
     if prod(shape) * leaf.dtype.itemsize > length:  # two numbers can ask for all the memory there is
         return Unreadable(f"an expanded view that repeats {length} bytes to shape {list(shape)}")
     return span
+
+
+def _check_size(file: Bytes, spans: Iterable[Span]) -> None:
+    """Refuse thousands of views of the same bytes: a small file would count as a large model."""
+    size = sum(prod(span.shape) * span.dtype.itemsize for span in set(spans))
+    if size > MOST_VIEWS * file.size and size > file.size + LARGEST_EXCESS:
+        what = f"its tensors overlap: together they have {size} bytes, the file has {file.size}"
+        raise broken(file.path, what, "do not trust it")
 
 
 def _is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -64,6 +64,23 @@ def test_tied_storage_is_given_once(tmp_path, save):
     assert checkpoint.aliases == {"head.weight": "wte.weight"}
 
 
+def test_many_views_of_the_same_bytes_are_no_large_model(tmp_path, save):
+    base = torch.zeros(1 << 20)
+    views = {f"view.{index}": base[index:] for index in range(20)}
+    with pytest.raises(
+        CheckpointError, match=r"its tensors overlap: together they have 838\d{5} bytes, the file has 4"
+    ):
+        open_run(save(views, tmp_path / "a.pt"))
+
+
+def test_a_fused_matrix_its_parts_and_ties_are_no_attack(tmp_path, save):
+    base = torch.zeros(3 << 19, 3)
+    parts = dict(zip(("query", "key", "value"), base.chunk(3), strict=True))
+    ties = {f"tie.{index}": base for index in range(20)}
+    path = save({"fused": base, "turned": base.t(), "flat": base.view(-1), **parts, **ties}, tmp_path / "a.pt")
+    assert len(open_run(path)[0].names()) == 6
+
+
 def test_the_optimiser_is_never_read(tmp_path, save):
     model, optimiser = trained()
     path = save({"model": model.state_dict(), "optimizer": optimiser.state_dict(), "step": 40}, tmp_path / "a.pt")
