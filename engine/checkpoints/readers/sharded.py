@@ -54,7 +54,8 @@ def read(path: Path) -> Contents:
         lost = next((name for name in wanted or () if name not in tensors and name not in skipped), None)
         if lost is not None:
             raise broken(path, f"tensor {lost!r} is in none of the shards", "the index belongs to other shards")
-        return Contents(f"{FORMAT} {reader.FORMAT}", tensors, skipped=skipped)
+        files = tuple(path.parent / shard for shard in shards)
+        return Contents(f"{FORMAT} {reader.FORMAT}", tensors, skipped=skipped, files=files)
 
 
 def _weight_map(path: Path) -> dict[str, str]:
