@@ -100,6 +100,7 @@ class Checkpoint:
         else:
             self.format, self.step, self.epoch = contents.format, contents.step, contents.epoch
             self.metrics = dict(contents.metrics)
+            self._files = tuple(dict.fromkeys((*self._files, *contents.files)))
 
     def _contents(self) -> Contents:
         if self.broken is not None:

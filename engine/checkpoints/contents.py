@@ -16,7 +16,7 @@ class Claim:
     """One checkpoint that a reader recognises in a folder by its file names; nothing has been opened yet."""
 
     path: Path  # the file, the index or the folder that stands for the checkpoint
-    files: tuple[Path, ...]  # every file it consists of
+    files: tuple[Path, ...]  # every file it consists of, as far as names tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Contents:
     skipped: Mapping[str, str] = field(default_factory=dict)  # stored name -> why it is not given
     aliases: Mapping[str, str] = field(default_factory=dict)  # tied name -> the name that holds the storage
     attributes: tuple[str, ...] = ()  # stripped when every name starts with the same one
+    files: tuple[Path, ...] = ()  # that it consists of besides those claimed: an index names them
 
 
 def tidied(contents: Contents) -> Contents:

@@ -1,7 +1,6 @@
 """`open_run`: a folder, a single checkpoint or a glob as a sequence of checkpoints ordered by step."""
 
 import glob
-import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,10 @@ from .location import forget_listings, is_remote, location, reached
 from .names import natural
 from .readers import readers
 from .sidecars import is_save_counter, stands_for_folder, trainer_state
+from .sources import read_json
 from .steps import epoch_in_name, step_in_name
+
+LARGEST_CONFIG = 10_000_000  # bytes of config.json
 
 
 class Run(Sequence[Checkpoint]):
@@ -163,5 +165,5 @@ def _config(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     with guarded(path, "reading JSON"):
-        config = json.loads(path.read_bytes())
+        config = read_json(path, LARGEST_CONFIG)
     return config if isinstance(config, dict) else None

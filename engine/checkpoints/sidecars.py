@@ -1,12 +1,14 @@
 """What Hugging Face trainers write beside the weights: the step, and the losses logged at it."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from .faults import broken, guarded
+from .sources import read_json
 from .steps import as_count, numbers
+
+LARGEST_STATE = 100_000_000  # bytes; long runs log some megabytes
 
 _WEIGHTS = re.compile(r"^(model|pytorch_model|adapter_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?$")
 
@@ -28,7 +30,7 @@ def trainer_state(path: Path) -> tuple[int | None, dict[str, float]]:
     if not stands_for_folder(path) or not beside.is_file():
         return None, {}
     with guarded(beside, "reading JSON"):
-        state: Any = json.loads(beside.read_bytes())
+        state: Any = read_json(beside, LARGEST_STATE)
         if not isinstance(state, dict):
             raise broken(beside, "is not a JSON object", "the step is taken from the folder's name")
         step = as_count(state.get("global_step"))

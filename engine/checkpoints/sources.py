@@ -5,6 +5,7 @@ long as the mapping lives, and a file that shrinks under a mapping kills the pro
 """
 
 import io
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -62,6 +63,14 @@ def source(path: Path) -> "LocalFile | RemoteFile":
     if file.size == 0:
         raise broken(path, "is empty (0 bytes)", "the save was interrupted; delete it or copy it again")
     return file
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """What the JSON file at `path` says; one of more than `limit` bytes is refused unread."""
+    file = source(path)
+    if file.size > limit:
+        raise broken(path, f"has {file.size} bytes, which is absurd", "do not trust it")
+    return json.loads(file.read(0, file.size))
 
 
 def identity(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """The step of a checkpoint: from what its files say first, from what they are called second."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
@@ -47,19 +47,22 @@ def count_among(values: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
 def step_in_name(name: str) -> int | None:
     """The step in a path relative to its run (`checkpoint-500/model.safetensors`, `epoch=3-step=120.ckpt`)."""
     file, *folders = reversed(_parts(name))
-    for part in (file, *folders):
-        if found := _STEP.search(part) or _CHECKPOINT.search(part):
-            return int(found[1])
-    if _EPOCH.search(file):
-        return None
-    if found := _NUMBER.search(file) or _TRAILING.search(file):
-        return int(found[1])
-    return next((int(folder) for folder in folders if _NUMBER.search(folder)), None)
+    step = _first((file, *folders), _STEP, _CHECKPOINT)
+    if step is not None or _EPOCH.search(file):
+        return step
+    step = _first((file,), _NUMBER, _TRAILING)
+    return _first(folders, _NUMBER) if step is None else step
 
 
 def epoch_in_name(name: str) -> int | None:
     """The epoch in a path relative to its run (`epoch=3.ckpt`)."""
-    return next((int(found[1]) for part in reversed(_parts(name)) if (found := _EPOCH.search(part))), None)
+    return _first(reversed(_parts(name)), _EPOCH)
+
+
+def _first(parts: Iterable[str], *patterns: re.Pattern[str]) -> int | None:
+    """The first count that a pattern finds; what is too long for one (a time, a hash in digits) is passed over."""
+    found = (match[1].lstrip("0") or "0" for part in parts for pattern in patterns if (match := pattern.search(part)))
+    return next((count for digits in found if (count := as_count(digits)) is not None), None)
 
 
 def _parts(name: str) -> list[str]:

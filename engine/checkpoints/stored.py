@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 
@@ -11,6 +11,7 @@ from .faults import broken
 from .sources import Bytes
 
 LARGEST_COUNT = 2**62  # a hostile header can say anything; more than this is refused before it meets int64 arithmetic
+MOST_AXES = 64  # that torch gives a tensor
 
 
 class Stored(Protocol):
@@ -55,9 +56,14 @@ class Span:
         return (last + 1) * self.dtype.itemsize
 
 
+def are_integers(value: object) -> TypeGuard[list[int] | tuple[int, ...]]:
+    """Whether `value` is a number for each axis of a tensor, of no other kind than int."""
+    return isinstance(value, list | tuple) and len(value) <= MOST_AXES and all(type(n) is int for n in value)
+
+
 def counts(path: Path, name: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of sensible non-negative integers (offsets, strides); anything else is an error."""
-    if not isinstance(value, list | tuple) or not all(type(n) is int and 0 <= n < LARGEST_COUNT for n in value):
+    if not are_integers(value) or not all(0 <= n < LARGEST_COUNT for n in value):
         raise broken(path, f"tensor {name!r} has impossible sizes or offsets", "the file is damaged")
     return tuple(value)
 
@@ -65,6 +71,6 @@ def counts(path: Path, name: str, value: object) -> tuple[int, ...]:
 def shape_of(path: Path, name: str, value: object) -> tuple[int, ...]:
     """`value` as a shape that torch can take; anything else is an error."""
     shape = counts(path, name, value)
-    if len(shape) > 64 or prod(shape) >= LARGEST_COUNT:
+    if prod(shape) >= LARGEST_COUNT:
         raise broken(path, f"tensor {name!r} has the impossible shape {shape}", "the file is damaged")
     return shape

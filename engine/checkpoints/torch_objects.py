@@ -4,7 +4,7 @@ The pickled calls are those of torch/_utils.py (`_rebuild_tensor_v2` and its kin
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -43,6 +43,11 @@ DTYPES = {
         *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
     )
 }
+LONGEST_NAME = 1 << 12  # characters of a tensor's dotted name
+LARGEST_NAMES = 1 << 26  # characters of all of them
+MOST_VIEWS = 4  # times the size of the file that its tensors may have together; fused and tied weights share bytes
+LARGEST_EXCESS = 1 << 26  # bytes beyond the size of the file that are no matter either way
+
 _NUMPY_ARRAYS = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
 
 # Where trainers put the model beside everything else, most telling first.
@@ -141,6 +146,7 @@ def contents_of(payload: Any, file: Bytes, locate: Locate) -> Contents:
     tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, Span)}
     if not tensors:
         raise no_weights(file.path, "holds no weights")
+    _check_size(file, tensors.values())
     skipped |= {name: leaf.why for name, leaf in found.items() if isinstance(leaf, Unreadable)}
     said = {key: _number(file, value, locate) for key, value in top.items() if key not in tensors}
     trainer = _trainer(top)
@@ -180,18 +186,34 @@ def model_part(top: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     return parts[chosen], skipped | others
 
 
-def leaves(value: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it."""
-    seen = set() if seen is None else seen
+def leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor below `value` by its dotted name; each container is entered once, however many refer to it.
+
+    A few bytes of a pickle can repeat a long key at every depth or before a million tensors, so names are limited, each
+    and together.
+    """
+    total = 0
+    for name, leaf in _below(value, "", set()):
+        total += len(name)
+        if total > LARGEST_NAMES:
+            raise ValueError(f"the names of the tensors have more than {LARGEST_NAMES} characters")
+        yield name, leaf
+
+
+def _below(value: Any, prefix: str | None, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """`prefix` is None where it would be too long for a name; what is no tensor may lie there."""
     children = None if _is_optimiser(value) or id(value) in seen else _children(value)
     if children is None:
         return
     seen.add(id(value))
     for key, child in children.items():
-        if isinstance(child, Leaf):
-            yield f"{prefix}{key}", child
+        name = f"{prefix}{key}" if prefix is not None and len(prefix) + len(key) <= LONGEST_NAME else None
+        if not isinstance(child, Leaf):
+            yield from _below(child, None if name is None else f"{name}.", seen)
+        elif name is not None:
+            yield name, child
         else:
-            yield from leaves(child, f"{prefix}{key}.", seen)
+            raise ValueError(f"a tensor's name has more than {LONGEST_NAME} characters")
 
 
 def _children(value: Any) -> Mapping[str, Any] | None:
@@ -228,6 +250,14 @@ def located(file: Bytes, name: str, leaf: View | Unreadable, locate: Locate) -> 
     if prod(shape) * leaf.dtype.itemsize > length:  # two numbers can ask for all the memory there is
         return Unreadable(f"an expanded view that repeats {length} bytes to shape {list(shape)}")
     return span
+
+
+def _check_size(file: Bytes, spans: Iterable[Span]) -> None:
+    """Refuse thousands of views of the same bytes: a small file would count as a large model."""
+    size = sum(prod(span.shape) * span.dtype.itemsize for span in set(spans))
+    if size > MOST_VIEWS * file.size and size > file.size + LARGEST_EXCESS:
+        what = f"its tensors overlap: together they have {size} bytes, the file has {file.size}"
+        raise broken(file.path, what, "do not trust it")
 
 
 def _is_row_major(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

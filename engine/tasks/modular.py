@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..codec.exact import is_prime
 from ..errors import TaskError
 from .networks import ARCHITECTURES, HEADS, WIDTH, build
 from .task import Task, check_names, drawn_labels
@@ -37,6 +38,9 @@ OPERATIONS = {
     "x2_plus_y2": Operation(lambda a, b, p: a * a + b * b, train_fraction=0.4, layers=1, noise=1e-3),
     "x2_plus_xy_plus_y2": Operation(lambda a, b, p: a * a + a * b + b * b, train_fraction=0.6, layers=1, noise=1e-3),
 }
+
+# Of what a config.json may ask for. All pairs are held in memory: 230 MB at the largest modulus.
+LIMITS = {"modulus": (2, 2_000), "layers": (1, 100), "width": (HEADS, 16_384), "seed": (-(2**63), 2**64 - 1)}
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,17 @@ class ModularTask(Task):
         device: torch.device | str = "cpu",
     ) -> None:
         if operation not in OPERATIONS:
-            raise TaskError(f"unknown operation {operation!r}; choose from {', '.join(OPERATIONS)}")
+            raise TaskError(f"unknown operation {operation!r:.40}; choose from {', '.join(OPERATIONS)}")
         if architecture not in ARCHITECTURES:
-            raise TaskError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
-        if not _is_prime(modulus):
-            raise TaskError(f"modulus {modulus} is not a prime; division needs inverses, choose e.g. 97 or 113")
-        if width < HEADS or width % HEADS:
-            raise TaskError(f"width {width} is not a multiple of the {HEADS} heads; choose e.g. 32 or 128")
+            raise TaskError(f"unknown architecture {architecture!r:.40}; choose from {', '.join(ARCHITECTURES)}")
         paper = OPERATIONS[operation]
+        layers = paper.layers if layers is None else layers
         fraction = paper.train_fraction if train_fraction is None else train_fraction
+        _check_numbers(fraction, modulus=modulus, layers=layers, width=width, seed=seed)
+        if not is_prime(modulus):
+            raise TaskError(f"modulus {modulus} is not a prime; division needs inverses, choose e.g. 97 or 113")
+        if width % HEADS:
+            raise TaskError(f"width {width} is not a multiple of the {HEADS} heads; choose e.g. 32 or 128")
         train, test = split_examples(operation, modulus, fraction, seed)
         if not len(train) or not len(test):
             raise TaskError(f"train_fraction {fraction} leaves {len(train)} training and {len(test)} test examples")
@@ -97,12 +103,12 @@ class ModularTask(Task):
             "operation": operation,
             "modulus": modulus,
             "architecture": architecture,
-            "layers": paper.layers if layers is None else layers,
+            "layers": layers,
             "width": width,
             "train_fraction": fraction,
             "seed": seed,
         }
-        self.network = build(architecture, modulus, self.config["layers"], width)
+        self.network = build(architecture, modulus, layers, width)
         self.train = Examples(train.pairs.to(device), train.labels.to(device))
         self.test = Examples(test.pairs.to(device), test.labels.to(device))
         self.device = torch.device(device)
@@ -121,7 +127,7 @@ class ModularTask(Task):
         assert config is not None
         try:
             return cls(**{key: config[key] for key in keys}, width=config.get("width", WIDTH), device=device)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, TaskError) as error:
             raise TaskError(f"{where}: config.json does not describe a modular run: {error}") from error
 
     def loss(self, params: Params) -> Tensor:
@@ -173,5 +179,11 @@ class ModularTask(Task):
         return self.network.logits(params, examples.pairs)
 
 
-def _is_prime(n: int) -> bool:
-    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
+def _check_numbers(fraction: Any, **numbers: Any) -> None:
+    """Nothing is computed from what a file says before it is known to be a number, and none that is too large."""
+    for name, value in numbers.items():
+        least, most = LIMITS[name]
+        if type(value) is not int or not least <= value <= most:
+            raise TaskError(f"{name} has to be a whole number from {least} to {most}, not {value!r:.40}")
+    if type(fraction) not in (int, float) or not 0 <= fraction <= 1:
+        raise TaskError(f"train_fraction has to be a number from 0 to 1, not {fraction!r:.40}")

@@ -6,13 +6,15 @@ of the files `__RANK_N.distcp`, as a torch.save file of its own.
 
 import io
 import re
+import secrets
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..contents import Claim, Contents
@@ -20,7 +22,7 @@ from ..faults import broken, guarded, no_weights
 from ..pickles import Global, Unknown, WouldRunCodeError, load, plain_key
 from ..sources import Bytes, Part, source
 from ..steps import EPOCH_KEYS, STEP_KEYS, count_among, numbers
-from ..stored import Span, counts, shape_of
+from ..stored import Span, are_integers, counts, shape_of
 from ..torch_objects import DTYPES, Leaf, Unreadable, View, call, leaves, located, model_part, persistent
 from .torch_save import LARGEST_PICKLE, Records
 
@@ -30,7 +32,7 @@ METADATA = ".metadata"
 TRAIN_STATE = "train_state"  # where torchtitan counts steps
 COUNTERS = (*STEP_KEYS, *EPOCH_KEYS)
 LARGEST_NUMBER = 1 << 14  # bytes of an object that may be a number
-MANY_CHUNKS = 2048  # of one tensor, up to which all are held against each other
+PRIME = (1 << 61) - 1  # for lengths that are drawn
 
 _FILE = re.compile(r"^__\d+_\d+\.distcp$")
 _CLASSES = "torch.distributed.checkpoint."
@@ -116,11 +118,18 @@ def _call(name: str, args: tuple[Any, ...]) -> Any:
 
 
 def _key(key: Any) -> Any:
-    """An index of the storage, by what torch compares: the name and where the chunk begins."""
-    if isinstance(key, Unknown) and isinstance(key.state, dict):
-        offset = key.state.get("offset")
-        return key.state.get("fqn"), None if offset is None else tuple(offset)
-    return plain_key(key)
+    """An index of the storage, by what torch compares: the name and where the chunk begins; None for anything else.
+
+    Only strings and numbers: to hash a tuple that is a million tuples deep overflows the stack.
+    """
+    if not isinstance(key, Unknown) or not isinstance(key.state, dict):
+        return plain_key(key)
+    name, offset = key.state.get("fqn"), key.state.get("offset")
+    if not isinstance(name, str):
+        return None
+    if offset is None:
+        return name, None
+    return (name, tuple(offset)) if are_integers(offset) else None
 
 
 class _Reading:
@@ -133,6 +142,7 @@ class _Reading:
         paths = metadata.get("planner_data")
         self._paths: Mapping[str, Any] = paths if isinstance(paths, dict) else {}
         self._files: dict[str, Bytes] = {}
+        self._parts: list[tuple[str, int, int]] = []  # (file, begin, end) of all that were asked for
 
     def structure(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The tensors in the structure that was saved, and what it says of itself in numbers."""
@@ -148,12 +158,15 @@ class _Reading:
                 for key in above:
                     inner = inner.setdefault(key, {})
                 inner[last] = self._tensor(name, item.state)
+        self._check_apart()
         return top, {key: value for key, value in said.items() if value is not None}
 
     def _path(self, name: str) -> list[str]:
         """The keys that lead to an item."""
         path = self._paths.get(name)
-        return [str(key) for key in path] if isinstance(path, list | tuple) and path else [name]
+        if not isinstance(path, list | tuple) or not path or not all(isinstance(key, str | int) for key in path):
+            return [name]
+        return [str(key) for key in path]
 
     def _tensor(self, name: str, state: Mapping[str, Any]) -> Chunked | Unreadable:
         dtype = _dtype(state["properties"])
@@ -169,6 +182,8 @@ class _Reading:
             part = self._part(name, offsets)
             if isinstance(part, Unreadable):
                 return part
+            if prod(sizes) * dtype.itemsize > part.size:  # memory is set aside before a chunk is read
+                raise broken(self._folder, f"a part of tensor {name!r} is too short for it", "the save was interrupted")
             chunks.append(Chunk(part, offsets, sizes))
         if not _cover(shape, chunks):
             raise broken(self._folder, f"the chunks of tensor {name!r} do not make it up", "the save was interrupted")
@@ -182,13 +197,21 @@ class _Reading:
             return Unreadable("stored by an extension, not as plain elements")
         file, (begin, size) = info.state["relative_path"], counts(self._folder, name, _extent(info.state))
         if not isinstance(file, str) or not _FILE.match(file):
-            raise broken(self._folder, f"names {str(file)[:80]!r}, which is no file of a rank", "do not trust it")
+            shown = file[:80] if isinstance(file, str) else type(file).__name__
+            raise broken(self._folder, f"names {shown!r}, which is no file of a rank", "do not trust it")
         if file not in self._files:
             if not (self._folder / file).is_file():
                 raise broken(self._folder, f"its file {file!r} is missing", "copy it there")
             self._files[file] = source(self._folder / file)
         self._files[file].checked(begin, size)
+        self._parts.append((file, begin, begin + size))
         return Part(self._files[file], begin, size)
+
+    def _check_apart(self) -> None:
+        """The same bytes again and again would make a small folder a large model."""
+        for (file, _, end), (next_file, begin, _) in pairwise(sorted(self._parts)):
+            if file == next_file and begin < end:
+                raise broken(self._folder, f"two of its parts share bytes of {file!r}", "do not trust it")
 
     def _number(self, name: str, item: Any) -> Any:
         """A number that was saved as an object, or as a tensor of one element."""
@@ -215,7 +238,7 @@ def _is(item: Any, kind: str) -> bool:
 def _dtype(properties: Any) -> torch.dtype | Unreadable:
     """The first of the properties (their pickled state is a tuple)."""
     kind = properties.state[0] if isinstance(properties.state, tuple) else properties.state["dtype"]
-    name = kind.name if isinstance(kind, Global) else str(kind)
+    name = kind.name if isinstance(kind, Global) else type(kind).__name__
     return DTYPES.get(name, Unreadable(f"dtype {name} is not read"))
 
 
@@ -225,14 +248,20 @@ def _unpickled(part: Part) -> tuple[Any, Records]:
 
 
 def _cover(shape: tuple[int, ...], chunks: Sequence[Chunk]) -> bool:
-    """Whether the chunks lie in the tensor, do not overlap, and leave nothing out."""
+    """Whether every element of the tensor is in exactly one chunk, and the chunks have no others.
+
+    Cut the axes wherever a chunk begins or ends. If so, the volumes of the chunks add up to the tensor's however long
+    the pieces between the cuts are. If not, the difference is a polynomial in these lengths other than zero, which for
+    random lengths mod p is zero with a chance of at most len(shape)/p (Schwartz and Zippel). That takes one look at
+    each chunk; to hold every one against every other would take hours for a million.
+    """
     if any(len(chunk.offsets) != len(shape) or len(chunk.shape) != len(shape) for chunk in chunks):
         return False
-    begin = np.array([chunk.offsets for chunk in chunks], np.int64).reshape(len(chunks), len(shape))
-    end = begin + np.array([chunk.shape for chunk in chunks], np.int64).reshape(begin.shape)
-    if (end > np.array(shape, np.int64)).any() or sum(prod(chunk.shape) for chunk in chunks) != prod(shape):
-        return False
-    if not 1 < len(chunks) <= MANY_CHUNKS:
-        return True
-    overlaps = ((begin[:, None] < end) & (begin < end[:, None])).all(2)
-    return int(overlaps.sum()) == len(chunks)
+    places: defaultdict[tuple[int, int], int] = defaultdict(lambda: secrets.randbelow(PRIME))  # of the cuts, by axis
+
+    def volume(begin: tuple[int, ...], size: tuple[int, ...]) -> int:
+        axes = enumerate(zip(begin, size, strict=True))
+        return prod(places[axis, start + length] - places[axis, start] for axis, (start, length) in axes)
+
+    whole = volume((0,) * len(shape), shape)
+    return (whole - sum(volume(chunk.offsets, chunk.shape) for chunk in chunks)) % PRIME == 0

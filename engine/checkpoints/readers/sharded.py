@@ -1,6 +1,5 @@
 """One model in several files: `model-00001-of-00003.safetensors` (or .bin) and an index that says what is where."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ..contents import Claim, Contents
 from ..faults import broken, guarded
-from ..sources import source
+from ..sources import read_json
 from ..stored import Stored
 from . import safetensors, torch_save
 
@@ -55,15 +54,13 @@ def read(path: Path) -> Contents:
         lost = next((name for name in wanted or () if name not in tensors and name not in skipped), None)
         if lost is not None:
             raise broken(path, f"tensor {lost!r} is in none of the shards", "the index belongs to other shards")
-        return Contents(f"{FORMAT} {reader.FORMAT}", tensors, skipped=skipped)
+        files = tuple(path.parent / shard for shard in shards)
+        return Contents(f"{FORMAT} {reader.FORMAT}", tensors, skipped=skipped, files=files)
 
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor name → shard, every shard a plain file name beside the index."""
-    file = source(path)
-    if file.size > LARGEST_INDEX:
-        raise broken(path, f"an index of {file.size} bytes is absurd", "do not trust it")
-    index: Any = json.loads(file.read(0, file.size))
+    index: Any = read_json(path, LARGEST_INDEX)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise broken(path, "has no weight_map", "it is not the index of a sharded model")

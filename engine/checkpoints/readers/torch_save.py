@@ -134,6 +134,8 @@ def _read_stream(file: Bytes) -> Contents:
         begin = stream.tell()
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
+        if not isinstance(key, str):  # to hash a tuple that is a million tuples deep overflows the stack
+            raise broken(file.path, "names a storage by something else than text", "do not trust it")
         length = int.from_bytes(file.read(begin, 8), "little") * itemsizes[key]
         places[key] = begin + 8, file.checked(begin + 8, length)
         begin += 8 + length

@@ -3,12 +3,14 @@
 import os
 import pickle
 import socket
+from itertools import product
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from kolmogram.engine.checkpoints import open_run
+from kolmogram.engine.checkpoints.readers.dcp import Chunk, _cover
 from kolmogram.engine.errors import CheckpointError
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -150,6 +152,49 @@ def test_chunks_that_overlap(saved):
     assert "do not make it up" in refused(saved)
 
 
+def grid(shape, size):
+    """Chunks that make up a tensor; no file is behind them."""
+    origins = product(*(range(0, length, step) for length, step in zip(shape, size, strict=True)))
+    return [
+        Chunk(None, at, tuple(min(a + step, end) - a for a, step, end in zip(at, size, shape, strict=True)))
+        for at in origins
+    ]
+
+
+@pytest.mark.parametrize(("shape", "size"), [((), ()), ((7,), (3,)), ((90, 70), (1, 2)), ((5, 6, 7, 8), (2, 3, 3, 1))])
+def test_chunks_cover_a_tensor_just_when_each_element_is_in_one(shape, size):
+    chunks = grid(shape, size)
+    assert _cover(shape, chunks)
+    assert not _cover(shape, chunks[1:])
+    assert not _cover(shape, [*chunks, chunks[-1]])
+    if len(chunks) > 1:  # of the right volume
+        assert not _cover(shape, [chunks[0], chunks[0], *chunks[2:]])
+        assert not _cover(tuple(2 * n for n in shape), chunks * 2 ** len(shape))
+
+
+def test_cuts_need_not_go_through():
+    pinwheel = [((0, 0), (1, 2)), ((0, 2), (2, 1)), ((2, 1), (1, 2)), ((1, 0), (2, 1)), ((1, 1), (1, 1))]
+    assert _cover((3, 3), [Chunk(None, *chunk) for chunk in pinwheel])
+
+
+def test_one_part_of_a_file_for_two_tensors(saved):
+    def shared(metadata):
+        one, other = metadata.storage_data.values()
+        one.offset, one.length = other.offset, other.length
+
+    rewrite(saved, shared)
+    assert "two of its parts share bytes of '__0_0.distcp'" in refused(saved)
+
+
+def test_a_part_that_is_smaller_than_its_chunk(saved):
+    def grown(metadata):
+        item = metadata.state_dict_metadata["model.w"]
+        item.size = item.chunks[0].sizes = torch.Size([2**20, 2**20])
+
+    rewrite(saved, grown)
+    assert "a part of tensor 'model.w' is too short for it" in refused(saved)
+
+
 def test_places_that_are_not_in_the_folder(saved):
     def elsewhere(metadata):
         for info in metadata.storage_data.values():
@@ -193,6 +238,34 @@ def test_metadata_that_would_run_code(saved, tmp_path):
 def test_metadata_that_is_none(saved, content):
     (saved / ".metadata").write_bytes(content)
     refused(saved)
+
+
+def test_a_key_that_is_too_deep_to_be_hashed(saved):
+    deep = b")" + b"\x85" * 150_000
+    index = b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n)\x81}X\x03\x00\x00\x00fqn" + deep + b"sb"
+    (saved / ".metadata").write_bytes(b"\x80\x02}" + index + b"Ns.")
+    assert "is not the metadata" in refused(saved)
+
+
+@pytest.mark.parametrize("place", ["file", "path", "dtype"])
+def test_tuples_whose_text_would_fill_the_memory(saved, place):
+    def doubled(metadata):
+        shared = ()
+        for _ in range(60):
+            shared = (shared, shared)
+        if place == "file":
+            next(iter(metadata.storage_data.values())).relative_path = shared
+        elif place == "path":
+            metadata.planner_data = dict.fromkeys(metadata.planner_data, (shared,))
+        else:
+            for item in metadata.state_dict_metadata.values():
+                item.properties.dtype = shared
+
+    rewrite(saved, doubled)
+    if place == "path":
+        assert set(open_run(saved)[0].names()) == {"model.w", "model.b"}
+    else:
+        refused(saved)
 
 
 def test_an_optimiser_alone_is_no_checkpoint(tmp_path):

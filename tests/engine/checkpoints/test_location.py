@@ -107,6 +107,8 @@ def test_a_file_a_folder_and_globs(memory):
     run = open_run("memory://a/run")
     assert [(c.name, c.step) for c in run] == [("step-1", 1), ("step-3", 3), ("step-20", 20)]
     assert run.config == {"size": 5}
+    memory.pipe("/a/run/config.json", b" " * 10_000_001)
+    assert "config.json: has 10000001 bytes" in str(open_run("memory://a/run").problems[0])
     assert [c.step for c in open_run("memory://a/run/step-[13]*")] == [1, 3]
     assert [c.step for c in open_run("memory://a/*/step-2*/*.safetensors")] == [20]
     assert [c.step for c in open_run("memory://a/run/step-3/model.safetensors")] == [3]

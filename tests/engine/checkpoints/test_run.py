@@ -176,6 +176,24 @@ def test_config(tmp_path):
     assert "config.json" in str(run.problems[0])
 
 
+@pytest.mark.parametrize("name", ["config.json", "trainer_state.json", "model.safetensors.index.json"])
+def test_a_file_of_json_that_is_absurdly_large_is_not_read(tmp_path, name):
+    save_file(weights(1), tmp_path / ("weights.safetensors" if "index" in name else "model.safetensors"))
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(100_000_001)  # takes no room on the disk
+    run = open_run(tmp_path)
+    assert f"{name}: has 100000001 bytes, which is absurd" in str(run.problems[0])
+    assert run[-1].tensor("w").tolist() == [1, 1, 1]
+
+
+def test_an_empty_config_costs_only_itself(tmp_path):
+    torch.save(weights(0), tmp_path / "step_1.pt")
+    (tmp_path / "config.json").touch()
+    run = open_run(tmp_path)
+    assert run.config is None
+    assert "config.json: is empty" in str(run.problems[0])
+
+
 def test_a_broken_checkpoint_stays_in_the_run_and_leaves_the_others_alone(tmp_path):
     for step in (1, 2, 3):
         save_file(weights(step), tmp_path / f"step_{step}.safetensors")

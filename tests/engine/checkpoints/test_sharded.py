@@ -57,10 +57,11 @@ def test_no_shard_at_all_is_an_error_too(folder):
         open_run(folder)
 
 
-def test_the_fingerprint_covers_every_shard(folder):
-    (checkpoint,) = open_run(folder)
+@pytest.mark.parametrize("given", [lambda folder: folder, index_of], ids=["folder", "index"])
+def test_the_fingerprint_covers_every_shard(folder, given):
+    (checkpoint,) = open_run(given(folder))
     before = checkpoint.fingerprint()
-    assert before == open_run(folder)[0].fingerprint()
+    assert before == open_run(given(folder))[0].fingerprint()
     for shard in folder.glob("*-of-*"):
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1

@@ -22,6 +22,7 @@ LAYOUTS = [
     "checkpoint_{}",
     "{}/default/params.npz",
     "{}.pt",
+    "step_{:024d}.pt",
 ]
 
 
@@ -46,6 +47,9 @@ def test_every_layout_says_its_step(layout, step):
         "step10k.pt",
         "version_0/final.pt",
         "footstep.pt",
+        "model_20240131123456789012.safetensors",
+        "step_20240131123456789012.pt",
+        "20240131123456789012/model.pt",
     ],
 )
 def test_other_numbers_are_not_steps(name):
@@ -55,12 +59,14 @@ def test_other_numbers_are_not_steps(name):
 def test_the_nearest_name_wins():
     assert step_in_name("steps_5000/checkpoint-100/model.safetensors") == 100
     assert step_in_name("step_100/model_0.pt") == 100
+    assert step_in_name("500/model_20240131123456789012.pt") == 500
 
 
 def test_epochs():
     assert epoch_in_name("a/epoch=12.ckpt") == 12
     assert epoch_in_name("model_ep003.pt") == 3
     assert epoch_in_name("model.pt") is None
+    assert epoch_in_name("epoch_20240131123456789012.pt") is None
 
 
 @given(st.text(max_size=40))

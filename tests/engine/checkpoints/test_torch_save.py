@@ -64,6 +64,23 @@ def test_tied_storage_is_given_once(tmp_path, save):
     assert checkpoint.aliases == {"head.weight": "wte.weight"}
 
 
+def test_many_views_of_the_same_bytes_are_no_large_model(tmp_path, save):
+    base = torch.zeros(1 << 20)
+    views = {f"view.{index}": base[index:] for index in range(20)}
+    with pytest.raises(
+        CheckpointError, match=r"its tensors overlap: together they have 838\d{5} bytes, the file has 4"
+    ):
+        open_run(save(views, tmp_path / "a.pt"))
+
+
+def test_a_fused_matrix_its_parts_and_ties_are_no_attack(tmp_path, save):
+    base = torch.zeros(3 << 19, 3)
+    parts = dict(zip(("query", "key", "value"), base.chunk(3), strict=True))
+    ties = {f"tie.{index}": base for index in range(20)}
+    path = save({"fused": base, "turned": base.t(), "flat": base.view(-1), **parts, **ties}, tmp_path / "a.pt")
+    assert len(open_run(path)[0].names()) == 6
+
+
 def test_the_optimiser_is_never_read(tmp_path, save):
     model, optimiser = trained()
     path = save({"model": model.state_dict(), "optimizer": optimiser.state_dict(), "step": 40}, tmp_path / "a.pt")
@@ -330,6 +347,29 @@ def test_pickles_made_to_exhaust_us_give_one_line_at_once(tmp_path, program):
     path.write_bytes(b"".join(pickle.dumps(item, 2) for item in preamble) + program + pickle.dumps([], 2))
     with pytest.raises(CheckpointError):
         open_run(path)
+
+
+@pytest.mark.parametrize(("depth", "tensors"), [(60, 1), (1, 20_000)], ids=["deep", "wide"])
+def test_one_long_key_cannot_become_many_long_names(tmp_path, save, depth, tensors):
+    key, part = "k" * 4000, [torch.ones(1)] * tensors
+    for _ in range(depth):
+        part = {key: part}
+    with pytest.raises(CheckpointError, match=r"failed \(ValueError: .*names? .* more than \d+ characters"):
+        open_run(save({"model": part}, tmp_path / "a.pt"))
+
+
+def test_a_long_key_that_names_no_tensor_is_nobodys_concern(tmp_path, save, assert_same):
+    answers = {"question " * 1000: {"answer": 1}}
+    save({"model": {"w": torch.ones(2)}, "answers": answers}, tmp_path / "a.pt")
+    assert_same(open_run(tmp_path)[0], {"w": torch.ones(2)})
+
+
+def test_a_storage_key_that_is_too_deep_to_be_hashed(tmp_path):
+    pickles = [pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})]
+    keys = b"\x80\x02])" + b"\x85" * 150_000 + b"a."
+    (tmp_path / "a.pt").write_bytes(b"".join(pickles) + keys)
+    with pytest.raises(CheckpointError, match="names a storage by something else than text"):
+        open_run(tmp_path)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

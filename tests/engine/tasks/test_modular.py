@@ -108,6 +108,26 @@ def test_a_config_that_lacks_something_says_what():
         ModularTask.from_config(config | {"modulus": "x", "architecture": "mlp"}, "runs/x")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"modulus": n} for n in (99991, 10**400 + 1, 10**18 + 9, -7, 113.0, True, None, [113])),
+        *({"layers": n} for n in (10**9, 0, -1, 1.0, True, {})),
+        *({"width": n} for n in (10**12, 0, "128", 128.0)),
+        *({"seed": n} for n in (2**64, 1e3, "0")),
+        *({"train_fraction": f} for f in (1e300, float("nan"), "0.5", [0.5], True)),
+        {"operation": ["addition"]},
+        {"architecture": "rnn" * 1000},
+    ],
+    ids=lambda odd: str(odd)[:30],
+)
+def test_a_config_that_asks_for_something_odd_is_refused_at_once(odd):
+    config = {"operation": "addition", "modulus": 113, "architecture": "transformer", "layers": 1}
+    with pytest.raises(TaskError, match=r"runs/x: config.json does not describe a modular run: ") as error:
+        ModularTask.from_config(config | {"train_fraction": 0.2, "seed": 0} | odd, "runs/x")
+    assert len(str(error.value)) < 200
+
+
 def test_predictions_are_a_table_in_the_order_of_the_operands():
     task = ModularTask("division", modulus=11)
     params = task.network.initial(torch.Generator().manual_seed(0))
