@@ -10,12 +10,12 @@ from typing import Any
 STEP_KEYS = ("global_step", "iter_num", "global_steps", "num_updates", "step", "iteration", "iter", "steps", "it")
 EPOCH_KEYS = ("epoch", "epochs")
 
-_END = r"(?![0-9]*[A-Za-z])"  # step10k is not step 10
+_END = r"(?!\d*(?:[A-Za-z]|[.,]\d|-of-))"  # neither step10k nor step1.5 nor step3,000; nor is 1-of-2 a step
 _STEP = re.compile(rf"(?<![A-Za-z])(?:global[-_]?)?(?:steps?|iter(?:ation)?s?|itr|updates?)[-_=.]?(\d+){_END}", re.I)
 _CHECKPOINT = re.compile(rf"(?<![A-Za-z])(?:checkpoint|ckpt|chkpt)[-_=.]?(\d+){_END}", re.I)
 _EPOCH = re.compile(rf"(?<![A-Za-z])(?:epochs?|ep)[-_=.]?(\d+){_END}", re.I)
 _NUMBER = re.compile(r"^(\d+)$")
-_TRAILING = re.compile(r"(?:[-_]|(?<!\d)\.)(\d+)$")  # theta.500, not acc_0.95
+_TRAILING = re.compile(r"(?:(?<!-of)[-_]|(?<!\d)\.)(\d+)$")  # theta.500, not acc_0.95
 _SUFFIX = re.compile(r"\.(safetensors|npz|pth|pt|ckpt|bin|tar|index|json)$", re.I)
 
 

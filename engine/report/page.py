@@ -10,7 +10,7 @@ from ..files import write_text
 from . import charts
 from .style import RUNS
 from .template import PAGE
-from .view import View, complexity_label, findings, format_cell, load_views, on_one_axis, panel_titles
+from .view import View, bound_terms, complexity_label, findings, format_cell, load_views, on_one_axis, panel_titles
 
 
 def write_report(folders: Sequence[str | Path], path: str | Path) -> None:
@@ -116,9 +116,9 @@ def _proved(view: View) -> str:
     bounds = view.trajectory.provenance.get("bounds")
     if not bounds:
         return ""
-    items = "".join(f"<li>{_text(assumption)}</li>" for assumption in bounds["assumptions"])
-    told = f"With probability {bounds['confidence']:g} over the training sample, for all rows together, provided that"
-    return f"<section><h2>What the bounds assume</h2><p>{told}</p><ul>{items}</ul></section>"
+    before, assumptions = bound_terms(bounds)
+    items = "".join(f"<li>{_text(assumption)}</li>" for assumption in assumptions)
+    return f"<section><h2>What the bounds assume</h2><p>{_text(before)}</p><ul>{items}</ul></section>"
 
 
 def _column_title(name: str) -> str:

@@ -11,7 +11,7 @@ from ..checkpoints import Checkpoint
 from ..inspection import InspectedTensor, weights_of
 from ..trajectory import Trajectory
 from .progress import ProgressLines
-from .view import View, format_bytes, format_cell, hints, verdict
+from .view import View, bound_terms, format_bytes, format_cell, hints, verdict
 
 if TYPE_CHECKING:
     from ..training.grokking import Metrics
@@ -109,9 +109,9 @@ def print_bounds(trajectory: Trajectory) -> None:
     columns = (*_naming(view), *(name for name in _BOUND_COLUMNS if view.column(name)))
     rows = [[*(_cell(name, row[name]) for name in columns), verdict(row)] for row in trajectory.rows]
     print_table((*columns, "proves"), rows, _IN_TRAJECTORY)
-    bounds = trajectory.provenance["bounds"]
-    print(f"With probability {bounds['confidence']:g}, for all rows together, provided that", file=sys.stderr)
-    for assumption in bounds["assumptions"]:
+    before, assumptions = bound_terms(trajectory.provenance["bounds"])
+    print(before, file=sys.stderr)
+    for assumption in assumptions:
         print(f"- {assumption}", file=sys.stderr)
 
 

@@ -318,6 +318,15 @@ def _at(view: View, i: int) -> str:
     return f"in {checkpoint}" if math.isnan(step) else f"at step {int(step):,}"
 
 
+def bound_terms(bounds: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """What comes before the assumptions of bounds, and these; where there are no bounds, why, and nothing."""
+    said = bounds["assumptions"]
+    if len(said) == 1:
+        return said[0], []
+    sample = f"With probability {bounds['confidence']:g} over the training sample"
+    return f"{sample}, for all rows together, provided that", said
+
+
 def complexity_label(column: str) -> str:
     method, _, epsilon = column.partition("@")
     return f"ε = {float(epsilon):g}" + (", the authors' method" if method == "paper_bytes" else "")

@@ -5,6 +5,7 @@ from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.report.ticks import step_ticks
 from kolmogram.engine.report.view import (
     View,
+    bound_terms,
     findings,
     format_bytes,
     format_cell,
@@ -169,3 +170,10 @@ def test_what_is_proved_is_a_panel_above_the_complexity(folder):
 def test_verdicts_are_about_what_was_not_seen(unseen, population, words):
     row = {"unseen_error_bound": unseen, "error_bound": population, "chance_error": 0.9}
     assert verdict(row) == words
+
+
+def test_where_there_are_no_bounds_nothing_is_said_to_be_probable():
+    assert bound_terms({"confidence": 0.95, "assumptions": ["Dependent: no bounds."]}) == ("Dependent: no bounds.", [])
+    before, assumptions = bound_terms({"confidence": 0.95, "assumptions": ["a", "b"]})
+    assert before.startswith("With probability 0.95")
+    assert assumptions == ["a", "b"]
