@@ -102,9 +102,10 @@ def complexity(
 ) -> Complexity | list[Complexity]:
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
-    A sequence of ε is answered by one search, which goes on from each to the next, and gives a list in its order. So
-    many `moves` of descent (100 unless told) are for one ε, and half as many for each further one. Fewer are
-    faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite number.
+    A sequence of ε is answered by one search and gives a list in its order; each size is what it would be alone. So
+    many `moves` of descent (100 unless told) are for the first ε on the way, and half as many for each further one.
+    Fewer are faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite
+    number.
     """
     if isinstance(epsilon, Sequence):
         return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, moves=moves).results)

@@ -1,7 +1,8 @@
 """The rate–distortion search: a network is coded (`start.py`), then its integers are trained together (`descent.py`).
 
-It goes to one ε first, which depends on the network alone, and from there on to others: the way to each is the same
-whatever other ε are asked for, and so is its size.
+It goes to one ε first, the network's home, and from there on to others: down over its quarters, for a network that has
+been coarse has found its structure, and keeps it when it becomes finer again; or up. The way to an ε, and so its size,
+depends on the network alone and not on what other ε are asked for.
 """
 
 import math
@@ -19,7 +20,7 @@ from ..codec.exact import FloatArray
 from ..codec.header import Signature
 from ..codec.representation import ZERO, Representation, matrix_shape
 from ..tasks import Task
-from .descent import END, FARTHEST, Descent
+from .descent import END, Descent
 from .exactness import is_coarse
 from .latents import Latents
 from .loss import Loss
@@ -31,6 +32,7 @@ MOVES, FURTHER_SHARE = 100, 0.5  # moves of descent to one ε; share of these on
 DETOUR = 2.4  # rise in ε that the first descent aims at for most of its way
 BACK_PACE = 0.3  # of descent to a smaller ε: in a simple network every integer matters
 RETURN_END = 0.6  # rise in ε aimed at after a descent that ended outside of it
+HOMELY = 0.38  # share of what the empty network loses, up to which there is a way back
 RUNG = 4.0  # from one ε to the next smaller one on the way
 
 
@@ -43,7 +45,7 @@ class Point(NamedTuple):
 
 
 class _Station(NamedTuple):
-    """Where the search was at the end of a path, and the networks it met on the way."""
+    """Where the search was at an ε, and the networks it met on the way there."""
 
     latents: Latents
     drawing: tuple[Tensor, Tensor]
@@ -86,45 +88,33 @@ class Search:
         return [found.get(epsilon) for epsilon in epsilons]
 
     def _begin(self) -> None:
-        """Code the network as it is within the first ε, and descend from there."""
+        """Code the network as it is within its home, a power of a quarter and 1 at most, and descend to that."""
+        self._home = 1.0
+        while self._home > HOMELY * self._empty > 0:
+            self._home /= RUNG
         self._coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
-        first = self._first()
-        start = self._noted(self._coder.coded(first))
+        start = self._noted(self._coder.coded(self._home))
         self._descent = Descent(self.loss, self.weights, start, self._empty, self._note)
         started = self._descent.latents.copy()
         for detour in (DETOUR, END):  # what is lost far from ε may not come back
             self._descent.latents.assign(started)
-            if state := self._descend(first, self._moves(1.0), detour):
+            if state := self._descend(self._home, self._moves(1.0), detour):
                 break
-        self._stations: dict[tuple[float, ...], _Station] = {(first,): self._station([start, state])}
+        self._stations = {self._home: self._station([start, state])}
 
-    def _first(self) -> float:
-        """The largest power of a quarter, 1 at most, from whose detour there is a way back.
-
-        A network that has been coarse has found its structure, and keeps it when it becomes finer again.
-        """
-        first = 1.0
-        while DETOUR * first > FARTHEST * self._empty > 0:
-            first /= RUNG
-        return first
-
-    def _path(self, epsilon: float) -> tuple[float, ...]:
-        """From the first ε over its quarters to a smaller one, or directly to a larger one."""
-        path = [self._first()]
-        while path[-1] / RUNG > epsilon:
-            path.append(path[-1] / RUNG)
-        return (*path, epsilon) if path[-1] != epsilon else tuple(path)
-
-    def _arrive(self, path: tuple[float, ...]) -> "_Station":
-        """Where the search is at the end of a path; what has been gone of it is not gone again."""
-        if path not in self._stations:
-            before = self._arrive(path[:-1])
+    def _arrive(self, epsilon: float) -> "_Station":
+        """Where the search is at an ε; what has been gone of the way there is not gone again."""
+        if epsilon not in self._stations:
+            origin = self._home
+            while origin / RUNG > epsilon:
+                origin /= RUNG
+            before = self._arrive(origin)
             self._descent.latents.assign(before.latents)
             self.loss.draw_as(before.drawing)
-            pace = BACK_PACE if path[-1] < path[-2] else 1.0
-            state = self._descend(path[-1], self._moves(FURTHER_SHARE), pace=pace)
-            self._stations[path] = self._station([*before.states, state])
-        return self._stations[path]
+            pace = BACK_PACE if epsilon < origin else 1.0
+            state = self._descend(epsilon, self._moves(FURTHER_SHARE), pace=pace)
+            self._stations[epsilon] = self._station([*before.states, state])
+        return self._stations[epsilon]
 
     def _station(self, states: Iterable[State | None]) -> "_Station":
         found = [state for state in states if state is not None]
@@ -146,7 +136,7 @@ class Search:
 
     def _smallest(self, epsilon: float) -> Point | None:
         """The file of the smallest network that was met on the way to an ε and is within it."""
-        station = self._arrive(self._path(epsilon))
+        station = self._arrive(epsilon)
         allowed = self.loss.original + epsilon
         feasible = [state for state in station.states if state.loss <= allowed]
         if not feasible:

@@ -104,7 +104,7 @@ def test_each_further_epsilon_costs_half_of_the_moves(task, params, monkeypatch)
     monkeypatch.setattr(Descent, "run", lambda *a: (asked.append(a[1:3]), run(*a))[1])
     curve = complexity_curve(params, task, (0.05, 0.2, 1.0))
     first = dict(reversed(asked))  # not those that come back more strictly
-    # A quarter is the first one here, since the empty network loses two nats; a sixteenth is on the way to 0.05.
+    # The empty network loses two nats: its home is a quarter, and a sixteenth is on the way to 0.05.
     assert first == {0.25: MOVES, 0.2: MOVES // 2, 0.0625: MOVES // 2, 0.05: MOVES // 2, 1.0: MOVES // 2}
     one = complexity(params, task, 0.25)
     assert curve.results[0].evaluations < 4 * one.evaluations
