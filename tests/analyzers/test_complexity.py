@@ -110,4 +110,4 @@ def test_the_authors_method_has_its_own_columns(learned, tmp_path):
     assert not any(name.startswith("complexity") for name in paper.columns)
     assert paper["paper_bytes@0.2"][0] > ours["complexity_bytes@0.2"][0]
     assert paper["paper_loss@0.2"][0] <= paper["loss"][0] + 0.2
-    assert [path.name for path in (tmp_path / "out" / "kolmo").iterdir()] == ["3@0.2.kolmo"]
+    assert not any((tmp_path / "out" / "kolmo").iterdir()), "its sizes are of no file, and the others are not asked for"

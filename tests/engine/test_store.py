@@ -1,5 +1,6 @@
 import math
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
@@ -37,11 +38,12 @@ def test_any_change_of_the_key_is_other_work(field):
         assert KEY._replace(**{field: "other"}) not in store
 
 
-def test_results_of_a_checkpoint_are_kept_together_or_not_at_all():
-    other = KEY._replace(measure="entropy")
-    with Store(None) as store:
-        with pytest.raises(TypeError):
-            store.put([(KEY, RESULT), (other, Result({"x": object()}, []))])
+def test_results_of_a_checkpoint_are_kept_together_or_not_at_all(tmp_path):
+    path, other = tmp_path / "store.sqlite", KEY._replace(measure="entropy")
+    bad = replace(RESULT, status=None)  # refused by the table, after the first row has been written
+    with Store(path) as store, pytest.raises(sqlite3.IntegrityError):
+        store.put([(KEY, RESULT), (other, bad)])
+    with Store(path) as store:
         assert KEY not in store
         store.put([(KEY, RESULT), (other, RESULT)])
         assert KEY in store
