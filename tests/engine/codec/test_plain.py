@@ -49,6 +49,15 @@ def test_round_trip(coder, matrices, data):
     assert all(map(np.array_equal, found, matrices))
 
 
+@pytest.mark.parametrize("coder", Coder)
+def test_outliers_come_back(coder):
+    symbols = laplace(0.5, (256, 4))
+    symbols[3] = 1000, -1000, 2**33, -(2**33)
+    coded = code(coder, [symbols.copy()], [0])
+    (found,) = decode(coder, coded, [symbols.shape], [0])
+    assert np.array_equal(found, symbols)
+
+
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.5, 2.0, 30.0, 1e3, 1e6])
 def test_ans_costs_little_more_than_the_distribution(scale):
     """Laplace symbols against the entropy of a Laplace distribution, in closed form by its own table."""
