@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -145,6 +146,19 @@ def test_chunks_that_overlap(saved):
 
     rewrite(saved, twice)
     assert "do not make it up" in refused(saved)
+
+
+def test_chunks_that_lie_outside_of_the_tensor(saved):
+    def lower(metadata):
+        place = torch.Size([2, 0])
+        metadata.state_dict_metadata["model.w"].chunks[0].offsets = place
+        metadata.storage_data = {
+            replace(index, offset=place) if index.fqn == "model.w" else index: info
+            for index, info in metadata.storage_data.items()
+        }
+
+    rewrite(saved, lower)
+    assert "the chunks of tensor 'model.w' do not make it up" in refused(saved)
 
 
 def grid(shape, size):
