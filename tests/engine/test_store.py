@@ -50,6 +50,22 @@ def test_results_of_a_checkpoint_are_kept_together_or_not_at_all(tmp_path):
         assert other in store
 
 
+def test_a_second_result_of_the_same_work_takes_the_place_of_the_first():
+    with Store(None) as store:
+        store.put([(KEY, RESULT)])
+        store.put([(KEY, replace(RESULT, status="again"))])
+        assert store.get(KEY).status == "again"
+
+
+def test_a_store_says_its_layout(tmp_path):
+    """Or a later version could not tell that it is another one."""
+    with Store(tmp_path / "store.sqlite") as store:
+        store.put([(KEY, RESULT)])
+    database = sqlite3.connect(tmp_path / "store.sqlite")
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    database.close()
+
+
 def test_second_writer_is_told_why(tmp_path):
     path = tmp_path / "store.sqlite"
     with Store(path), pytest.raises(KolmogramError, match=r"store\.sqlite: .*another kolmogram"):
