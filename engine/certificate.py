@@ -5,7 +5,8 @@ Everything is evaluated on what the decoder gives back: the theorems are about t
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 
 from ..analyzers.bounds import ErrorBounds, LossBound, Sample, complexity_nats, error_bounds, loss_bound
 from ..analyzers.description_length import DescriptionLength, describe_labels, prefix_bits
-from .checkpoints import open_run
+from .checkpoints import Run, open_run
 from .codec.container import decode
-from .errors import KolmogramError, TaskError
+from .errors import CheckpointError, KolmogramError, TaskError
 from .provenance import task_identity
 from .report.page import write_report
 from .tables import file_labels
@@ -168,10 +169,7 @@ def _row_columns(found: Mapping[str, Certificate], classes: int) -> dict[str, fl
 
 def _task(trajectory: Trajectory, folder: Path, task: Any) -> Any:
     """The task, checked to be the one that the tables were made with."""
-    run = next(filter(Path.exists, _places(trajectory, folder)), None)
-    if run is None and (task is None or isinstance(task, str)):
-        raise KolmogramError(f"{folder}: its run {trajectory.provenance.get('run')} is not there; start where it is")
-    loaded = load_task(task, open_run(run)) if run is not None and (task is None or isinstance(task, str)) else task
+    loaded = load_task(task, _run(trajectory, folder)) if task is None or isinstance(task, str) else task
     if loaded is None:
         raise TaskError(f"{folder}: the run brings no task; give the one of analyze with --task")
     if task_identity(loaded, task if isinstance(task, str) else None) != trajectory.provenance.get("task"):
@@ -180,8 +178,13 @@ def _task(trajectory: Trajectory, folder: Path, task: Any) -> Any:
     return loaded
 
 
-def _places(trajectory: Trajectory, folder: Path) -> Iterable[Path]:
-    return Path(str(trajectory.provenance.get("run", ""))), folder.parent
+def _run(trajectory: Trajectory, folder: Path) -> Run:
+    """The run that the tables are of: where it was, or else around them."""
+    recorded = trajectory.provenance.get("run")
+    for place in filter(None, (recorded, folder.parent)):
+        with suppress(CheckpointError):
+            return open_run(place)
+    raise KolmogramError(f"{folder}: its run {recorded} is not there; start where it is")
 
 
 def _check(task: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kolmogram.analyzers.bounds import (
+    ALPHAS,
     Sample,
     binary_kl,
     complexity_nats,
@@ -152,6 +153,15 @@ def test_a_bound_on_the_loss_is_above_the_smoothed_training_loss(losses, nats):
     smoothed = -np.log((1 - bound.alpha) * np.exp(-losses) + bound.alpha / 10)
     assert bound.population >= smoothed.mean() - 1e-9
     assert bound.unseen >= bound.population - 1e-9
+
+
+def test_the_choice_of_the_smoothing_is_paid_for():
+    losses, sample = np.full(1000, 0.1), Sample(1000, 5000)
+    found = loss_bound(losses, 10, sample, 50.0)
+    lowest, highest = -math.log(1 - found.alpha + found.alpha / 10), math.log(10 / found.alpha)
+    smoothed = -math.log((1 - found.alpha) * math.exp(-0.1) + found.alpha / 10)
+    paid = mean_bound((smoothed - lowest) / (highest - lowest), sample, 50.0 + math.log(len(ALPHAS)))
+    assert found.population == pytest.approx(lowest + (highest - lowest) * paid, rel=1e-9)
 
 
 # ── coverage by simulation ──

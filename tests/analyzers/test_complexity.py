@@ -6,7 +6,7 @@ import pytest
 import torch
 from kolmogram.analyzers import ANALYZERS
 from kolmogram.engine.analysis import analyze
-from kolmogram.engine.coarse import complexity_curve
+from kolmogram.engine.coarse import Complexity, complexity_curve
 from kolmogram.engine.codec.container import decode
 from kolmogram.engine.tasks import Task
 from safetensors.torch import load_file, save_file
@@ -48,6 +48,13 @@ def test_columns_of_a_result(learned):
 def test_no_result_is_nan_and_methods_do_not_share_a_column():
     columns = COMPLEXITY.columns("paper", 1.0, None)
     assert set(columns) == {"paper_bytes@1.0", "paper_loss@1.0"}
+    assert all(map(math.isnan, columns.values()))
+
+
+def test_a_result_that_is_not_feasible_is_nan():
+    result = Complexity(1.0, 99, 5.0, 1.0, {}, 1, 0.1, status="the decoded loss 5 exceeds 1 + 1")
+    columns = COMPLEXITY.columns("kolmogram", 1.0, result)
+    assert set(columns) == {"complexity_bytes@1.0", "complexity_loss@1.0"}
     assert all(map(math.isnan, columns.values()))
 
 
@@ -110,4 +117,4 @@ def test_the_authors_method_has_its_own_columns(learned, tmp_path):
     assert not any(name.startswith("complexity") for name in paper.columns)
     assert paper["paper_bytes@0.2"][0] > ours["complexity_bytes@0.2"][0]
     assert paper["paper_loss@0.2"][0] <= paper["loss"][0] + 0.2
-    assert [path.name for path in (tmp_path / "out" / "kolmo").iterdir()] == ["3@0.2.kolmo"]
+    assert not any((tmp_path / "out" / "kolmo").iterdir()), "its sizes are of no file, and the others are not asked for"

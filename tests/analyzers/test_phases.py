@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from kolmogram.analyzers.phases import TOLERANCE, find_phases
+from kolmogram.analyzers.phases import TOLERANCE, find_phases, roughness
 from kolmogram.engine.training.schedule import CheckpointSchedule
 
 EMPTY = 124
@@ -102,6 +102,15 @@ def test_the_peak_of_a_plateau_is_not_sure_of_its_place():
 def test_the_scale_of_sizes_does_not_matter():
     sizes = wiggled(grokking(), 0.1, 3)
     assert find_phases(STEPS, sizes) == find_phases(STEPS, 8 * sizes)
+
+
+def test_an_empty_network_does_not_hide_the_noise():
+    noisy = np.random.default_rng(0).normal(math.log(45e3), 0.2, 30)
+    assert roughness(np.concatenate([np.full(60, math.log(EMPTY)), noisy])) == roughness(noisy) > 0.1
+
+
+def test_without_steps_there_are_no_phases():
+    assert find_phases(np.full(len(STEPS), math.nan), grokking()) == find_phases([], [])
 
 
 def test_unmeasured_checkpoints_are_passed_over():

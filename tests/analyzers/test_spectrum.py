@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from kolmogram.analyzers import ANALYZERS, TensorValues
 from kolmogram.analyzers.spectrum import Spectrum, spectrum
+from kolmogram.engine.statistics import tensor_statistics
 
 positive_spectra = arrays(np.float64, st.integers(1, 12), elements=st.floats(1e-3, 1e3)).map(lambda s: np.sort(s)[::-1])
 
@@ -90,3 +91,11 @@ def test_columns_are_means_over_matrices_and_leave_out_what_has_no_rank():
 
 def test_columns_without_any_matrix_are_nan():
     assert all(math.isnan(value) for value in ANALYZERS["spectrum"].columns([]).values())
+
+
+@pytest.mark.parametrize(("side", "ranks"), [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4]), (8, [1, 2, 4, 8])])
+def test_singular_values_are_given_at_every_power_of_two(side, ranks):
+    (statistics,) = tensor_statistics([("w", torch.diag(torch.arange(side, 0.0, -1)))])
+    values = ANALYZERS["spectrum"].tensor(statistics)
+    found = {name: value for name, value in values.items() if name.startswith("singular_value@")}
+    assert found == pytest.approx({f"singular_value@{k}": side + 1 - k for k in ranks})

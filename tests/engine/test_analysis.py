@@ -139,14 +139,17 @@ def test_broken_checkpoints_are_marked_and_the_others_done(run):
     assert not math.isnan(table["effective_rank"][2])
 
 
-def test_a_measure_that_fails_is_nan_with_its_reason_and_is_tried_again(run, tmp_path, monkeypatch):
-    norms = measurement.ANALYZERS["norms"]
-
+def failing(monkeypatch, *names):
     def fail(self, statistics):
         raise ZeroDivisionError("not today")
 
+    for name in names:
+        monkeypatch.setattr(type(measurement.ANALYZERS[name]), "tensor", fail)
+
+
+def test_a_measure_that_fails_is_nan_with_its_reason_and_is_tried_again(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(type(norms), "tensor", fail)
+        failing(patch, "norms")
         table = analyze(run, measures=["norms", "spectrum"], out=tmp_path / "out")
     assert table["status"] == ["norms: ZeroDivisionError: not today"] * 3
     assert not any(map(math.isnan, table["effective_rank"]))
@@ -155,6 +158,14 @@ def test_a_measure_that_fails_is_nan_with_its_reason_and_is_tried_again(run, tmp
     assert all(math.isnan(table.tensors["value"][i]) and table.tensors["tensor"][i] == "" for i in failed)
     again = analyze(run, measures=["norms", "spectrum"], out=tmp_path / "out")
     assert again["status"] == ["ok"] * 3
+
+
+def test_measures_that_fail_alike_are_told_together(run, monkeypatch):
+    failing(monkeypatch, "entropy", "norms")
+    seen: list[Progress] = []
+    table = analyze(run, measures=["entropy", "norms"], progress=seen.append)
+    assert table["status"] == ["entropy, norms: ZeroDivisionError: not today"] * 3
+    assert [p.problem for p in seen] == ["", *["ZeroDivisionError: not today"] * 3]
 
 
 def test_weights_that_are_not_finite(run):
@@ -290,12 +301,17 @@ def test_provenance_says_how(run, tmp_path):
 def test_bad_requests_are_refused_before_anything_is_done(run):
     with pytest.raises(KolmogramError, match="unknown measure rank; there are"):
         analyze(run, measures=["rank"])
-    with pytest.raises(KolmogramError, match="positive"):
-        analyze(run, epsilons=[0])
+    for epsilon in (0, math.inf, math.nan):
+        with pytest.raises(KolmogramError, match="positive number of nats"):
+            analyze(run, epsilons=[epsilon])
     with pytest.raises(BackendError, match="cannot be used here"):
         analyze(run, device="cuda:99")
     with pytest.raises(CheckpointError):
         analyze(run / "nothing")
+
+
+def test_an_epsilon_twice_is_once(run):
+    assert analyze(run, measures=["norms"], epsilons=[0.5, 1, 0.5]).provenance["epsilons"] == (0.5, 1.0)
 
 
 def test_where_tables_go(tmp_path, run):

@@ -15,7 +15,7 @@ from kolmogram.analyzers.bounds import ErrorBounds, LossBound, Sample, complexit
 from kolmogram.analyzers.description_length import describe_labels, prefix_bits
 from kolmogram.cli import main
 from kolmogram.engine.analysis import analyze
-from kolmogram.engine.certificate import Certificate, _row_columns, bound, certify
+from kolmogram.engine.certificate import Certificate, _row_columns, assumptions, bound, certify
 from kolmogram.engine.coarse import complexity
 from kolmogram.engine.codec import container
 from kolmogram.engine.codec.header import Signature
@@ -101,6 +101,8 @@ def test_dependent_examples_get_no_bounds_but_a_description(found):
     assert math.isnan(proof.errors.population)
     assert math.isnan(proof.loss.population)
     assert proof.labels.ratio < 1
+    (sentence,) = assumptions(dependent)
+    assert "only description lengths are given, no bounds" in sentence
 
 
 def test_a_task_without_classes_is_told_what_it_lacks(found):
@@ -221,6 +223,22 @@ def test_another_task_or_no_files_are_one_line(out, tmp_path):
     analyze(out.parent, measures=["norms"], out=norms)
     with pytest.raises(KolmogramError, match="no complexity_bytes here"):
         bound(norms)
+
+
+def test_tables_are_certified_wherever_their_run_is_now(out, tmp_path, memory, monkeypatch):
+    monkeypatch.setattr("kolmogram.engine.certificate.write_report", lambda *_: None)
+    moved = shutil.copytree(out.parent, tmp_path / "run") / "kolmogram"
+    table = Trajectory.load(moved)
+    table.provenance["run"] = "nowhere"
+    table.save(moved)
+    alone = shutil.copytree(moved, tmp_path / "alone" / "kolmogram")
+    around = bound(moved).to_csv()
+    with pytest.raises(KolmogramError, match="its run nowhere is not there; start where it is"):
+        bound(alone)
+    memory.put(str(out.parent), "/run", recursive=True)
+    table.provenance["run"] = "memory://run/step-*"
+    table.save(alone)
+    assert bound(alone).to_csv() == around
 
 
 def test_a_missing_file_is_named(out, tmp_path):

@@ -2,9 +2,12 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
+from kolmogram.engine import executor
 from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.executor import run_local
 
@@ -40,6 +43,15 @@ def test_workers_share_the_cores_out(monkeypatch):
     assert dict(os.environ) == before
 
 
+def test_what_the_user_has_set_stays(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with executor._environment({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("7", "1")
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
 def test_one_worker_stays_in_this_process_and_in_order():
     assert list(run_local(make_square, [3, 1])) == [(3, 9, os.getpid()), (1, 1, os.getpid())]
 
@@ -49,6 +61,31 @@ def test_jobs_are_done_as_they_are_asked_for():
     outcomes = run_local(lambda: done.append, [1, 2, 3])
     next(outcomes)
     assert done == [1]
+
+
+def test_jobs_that_nobody_waits_for_are_not_begun(monkeypatch):
+    begun, go_on = [], Event()
+
+    def work(n):
+        begun.append(n)
+        if n:
+            go_on.wait()
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, *_):
+            super().__init__(workers)
+
+        def shutdown(self, **options):
+            super().shutdown(wait=False, **options)
+            go_on.set()
+            super().shutdown()
+
+    monkeypatch.setattr(executor, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(executor, "_work", work)
+    outcomes = run_local(make_square, range(60), workers=2)
+    next(outcomes)
+    outcomes.close()  # as by Ctrl-C
+    assert set(begun) <= {0, 1, 2}
 
 
 def test_setup_that_cannot_travel_is_refused_with_a_remedy():
@@ -62,7 +99,7 @@ from kolmogram.engine.executor import run_local
 
 def setup():
     def work(n):
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
         time.sleep(600)
     return work
 

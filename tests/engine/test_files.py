@@ -1,3 +1,7 @@
+import os
+import stat
+from pathlib import Path
+
 import pytest
 from kolmogram.engine.files import atomic_path, write_bytes, write_text
 
@@ -29,3 +33,16 @@ def test_temporary_file_keeps_the_suffix_and_the_usual_mode(tmp_path):
         assert temporary.suffix == ".png"
         temporary.write_bytes(b"x")
     assert (tmp_path / "figure.png").stat().st_mode == ordinary.stat().st_mode
+
+
+def test_a_file_is_synced_before_it_takes_its_name_and_its_folder_afterwards(tmp_path, monkeypatch):
+    done = []
+    replace = Path.replace
+
+    def synced(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (done.append("named"), replace(self, target))[1])
+    write_text(tmp_path / "table.csv", "new")
+    assert done == ["file", "named", "folder"]

@@ -1,5 +1,6 @@
 import math
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
@@ -37,15 +38,32 @@ def test_any_change_of_the_key_is_other_work(field):
         assert KEY._replace(**{field: "other"}) not in store
 
 
-def test_results_of_a_checkpoint_are_kept_together_or_not_at_all():
-    other = KEY._replace(measure="entropy")
-    with Store(None) as store:
-        with pytest.raises(TypeError):
-            store.put([(KEY, RESULT), (other, Result({"x": object()}, []))])
+def test_results_of_a_checkpoint_are_kept_together_or_not_at_all(tmp_path):
+    path, other = tmp_path / "store.sqlite", KEY._replace(measure="entropy")
+    bad = replace(RESULT, status=None)  # refused by the table, after the first row has been written
+    with Store(path) as store, pytest.raises(sqlite3.IntegrityError):
+        store.put([(KEY, RESULT), (other, bad)])
+    with Store(path) as store:
         assert KEY not in store
         store.put([(KEY, RESULT), (other, RESULT)])
         assert KEY in store
         assert other in store
+
+
+def test_a_second_result_of_the_same_work_takes_the_place_of_the_first():
+    with Store(None) as store:
+        store.put([(KEY, RESULT)])
+        store.put([(KEY, replace(RESULT, status="again"))])
+        assert store.get(KEY).status == "again"
+
+
+def test_a_store_says_its_layout(tmp_path):
+    """Or a later version could not tell that it is another one."""
+    with Store(tmp_path / "store.sqlite") as store:
+        store.put([(KEY, RESULT)])
+    database = sqlite3.connect(tmp_path / "store.sqlite")
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    database.close()
 
 
 def test_second_writer_is_told_why(tmp_path):

@@ -17,10 +17,11 @@ class EndedError(Exception):
 def story(tmp_path, monkeypatch):
     """Tells what `changes` gives while one thing after the other happens to a folder, one for every look."""
 
-    def told(*events, where=tmp_path):
+    def told(*events, where=tmp_path, every=30.0):
         coming = iter(events)
 
         def sleep(seconds):
+            assert seconds == every
             event = next(coming, None)
             if event is None:
                 raise EndedError
@@ -29,7 +30,7 @@ def story(tmp_path, monkeypatch):
         monkeypatch.setattr("kolmogram.engine.watching.time.sleep", sleep)
         given = []
         try:
-            for run, fresh in changes(where):
+            for run, fresh in changes(where, every):
                 given.append((len(run), sorted(fresh)))
         except EndedError:
             return given
@@ -52,6 +53,11 @@ def test_what_is_there_is_given_at_once_and_what_comes_when_it_has_settled(tmp_p
     )
     one, two, three = (f"step-{step}.safetensors" for step in (1, 2, 3))
     assert given == [(1, [one]), (2, [two]), (2, [two]), (3, [three])], "nobody waits for what comes after"
+
+
+def test_it_looks_as_often_as_it_is_told(tmp_path, story):
+    saving(tmp_path, 1)()
+    assert story(nothing, nothing, every=7.5) == [(1, ["step-1.safetensors"])]
 
 
 def test_a_folder_that_is_still_empty(tmp_path, story):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kolmogram.engine.errors import BackendError
-from kolmogram.kernels import dispatch, fine_histogram, reference, selftest
+from kolmogram.kernels import dispatch, fine_histogram, quantize, reference, selftest
 
 STEPS = torch.tensor([0.002, 0.013, 0.05], dtype=torch.float64)
 
@@ -74,6 +74,21 @@ def test_the_self_test_looks_at_every_kernel(kernel, device, monkeypatch):
     else:
         monkeypatch.setattr("kolmogram.kernels.exact_rates.exact_rates", lambda *_: torch.ones(1, 1, 4).double())
     assert selftest._miscount(device, shared=True) == f"wrong {kernel} of torch.float32"
+
+
+@pytest.mark.parametrize("what", ["counts", "weights"])
+def test_the_self_test_looks_at_symbols_and_at_what_they_stand_for(what, device, monkeypatch):
+    monkeypatch.setattr(selftest, "SIZE", 1 << 12)
+    launch = quantize.quantize
+
+    def wrong(*arguments):
+        held, histogram = launch(*arguments)
+        if what == "weights":
+            return held + 1, histogram
+        return held, reference.QuantizedHistogram(histogram.counts + 1, 0.0, 0)
+
+    monkeypatch.setattr(quantize, "quantize", wrong)
+    assert selftest._miscount(device, shared=True) == "wrong symbols of torch.float32"
 
 
 def _as_the_interpreter_rounds(device):
@@ -178,6 +193,38 @@ def test_triton_histograms_equal_the_cpu(device, monkeypatch):
     found = dispatch.fine_histogram([t.to(device) for t in w], backend="triton").rates(steps)
     assert_close(found, dispatch.fine_histogram(w, backend="cpu").rates(steps))
     assert found.entropy_bits.isfinite().all()
+
+
+def test_triton_finds_a_few_weights_above_the_usual_window(device, monkeypatch):
+    if device.type == "cpu":
+        monkeypatch.setattr("kolmogram.kernels.rates.BLOCK", 4096)
+    monkeypatch.setattr(dispatch, "EXACT_BELOW", 100)
+    w = torch.randn(4_000, generator=torch.Generator().manual_seed(1)) * 0.02
+    w[5] = 300.0  # 2⁸ is where it ends
+    steps = torch.tensor([0.013], dtype=torch.float64)
+    found = dispatch.fine_histogram([w.to(device)], backend="triton").rates(steps)
+    assert_close(found, dispatch.fine_histogram([w], backend="cpu").rates(steps))
+    assert found.mse.isfinite().all()
+
+
+def test_triton_does_not_answer_for_steps_too_small_for_a_symbol(device, monkeypatch):
+    if device.type == "cpu":
+        monkeypatch.setattr("kolmogram.kernels.rates.BLOCK", 4096)
+    monkeypatch.setattr(dispatch, "EXACT_BELOW", 100)
+    w = torch.randn(1_000, generator=torch.Generator().manual_seed(1)) + 1e3
+    steps = torch.tensor([1e-8], dtype=torch.float64)
+    for backend, where in (("cpu", "cpu"), ("triton", device)):
+        assert dispatch.fine_histogram([w.to(where)], backend=backend).rates(steps).entropy_bits.isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference", "triton"])
+def test_every_other_column(backend, device):
+    w = torch.randn(40, 60, generator=torch.Generator().manual_seed(1)) * 0.02
+    w = (w.to(device) if backend == "triton" else w)[:, ::2]
+    expected = dispatch.QuantizedEntropy(*(column[0] for column in reference.rates(w.cpu(), torch.tensor([0.01]))))
+    assert_close(dispatch.quantized_entropy(w, [0.01], backend), expected)
+    (found,), moments = dispatch.moments([w], backend), reference.moments(w.cpu())
+    assert vars(found) == pytest.approx(vars(moments), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf"), 1e-45, torch.ones(3), torch.ones(2, 3)])

@@ -28,6 +28,13 @@ def test_equal_the_reference(dtype, device, cases):
         assert interpreter.increments
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_symbols_beyond_the_counters_on_one_side_are_no_answer(sign, device):
+    w = sign * torch.linspace(1.0, 2.0, 500)
+    steps = torch.tensor([[2e-4]])  # symbols from 5,000 on
+    assert exact_rates.exact_rates([w.to(device)], steps).isnan().all()
+
+
 def test_symbols_without_a_counter_are_counted_on_the_host(device):
     w = torch.randn(3_000, generator=torch.Generator().manual_seed(0))
     tensors = [w, w * 1e4, torch.full((9,), torch.nan)]

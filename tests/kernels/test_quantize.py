@@ -3,7 +3,8 @@
 import pytest
 import torch
 from kolmogram.kernels import cpu, reference
-from kolmogram.kernels.quantize import quantize
+from kolmogram.kernels import quantize as module
+from kolmogram.kernels.quantize import BLOCK, launch, quantize
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 STEPS = (0.003, 2.0**-6, 40.0, 1e-9)
@@ -46,6 +47,15 @@ def test_triton_steps_per_row_and_column(dtype, axis, device):
     check(found, reference.quantize_dequantize(w, steps), axis, exact=False)
 
 
+def test_no_program_has_more_weights_than_its_offsets_can_tell(device, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 2 * BLOCK)
+    w = (torch.randn(5 * BLOCK, generator=torch.Generator().manual_seed(1)) * 0.02).to(device)
+    held, counts, errors = launch(w, torch.tensor(0.003, device=device), -1, True, 1, True)
+    assert len(errors) == 3
+    assert int(counts[: reference.LEVELS].sum()) == len(w)
+    assert torch.equal(held, reference.quantize(w, 0.003)[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_cpu_equals_reference(dtype, cases):
     for name, w in cases(dtype if dtype != torch.float64 else torch.float32).items():
@@ -60,6 +70,13 @@ def test_cpu_steps_per_row_and_column():
     for shape in ((67, 1), (1, 301)):
         steps = torch.rand(shape, generator=torch.Generator().manual_seed(2)) + 0.01
         check(cpu.quantize_dequantize(w, steps, True), reference.quantize_dequantize(w, steps), shape)
+
+
+def test_cpu_tiles_make_up_the_whole(monkeypatch):
+    monkeypatch.setattr(cpu, "CHUNK", 1000)
+    w = torch.randn(37, 301, generator=torch.Generator().manual_seed(1)) * 0.02
+    for steps in (torch.tensor(0.003), torch.rand(37, 1) + 0.01, torch.rand(1, 301) + 0.01):
+        check(cpu.quantize_dequantize(w, steps, True), reference.quantize_dequantize(w, steps), steps.shape)
 
 
 def test_ties_go_up():

@@ -63,6 +63,15 @@ def test_sorted_weights_are_exact(name):
         assert torch.allclose(a, b[0], rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
+def test_the_first_symbol_that_there_is_none_for():
+    w, steps = torch.tensor([1.0, 2.0**31]), torch.tensor([1.0, 1.0 + 2.0**-23], dtype=torch.float64)
+    found, exact = cpu.exact_rates(w, steps).T, reference.rates(w, steps)
+    for a, b in zip(found, exact, strict=True):
+        assert a[0].isnan()
+        assert b[0, 0].isnan()
+        assert a[1] == b[0, 1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_triton_equals_cpu(dtype, device, monkeypatch):
     if device.type == "cpu":

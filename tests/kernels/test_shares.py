@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+from kolmogram.kernels import shares as module
 from kolmogram.kernels.shares import shares
 
 BLOCK = 8_192
@@ -26,3 +27,11 @@ def test_segments_share_out_every_weight_once():
             assert position == tensor.data_ptr() + 4 * tensor.numel()
         share = max(sum(e - f for _, f, e, _ in segments[a:b]) for a, b in itertools.pairwise(ranges))
         assert share <= sum(t.numel() for t in tensors) / programs + 3 * BLOCK
+
+
+def test_no_segment_is_longer_than_its_offsets_can_tell(monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 4 * 512)
+    segments, _ = shares([torch.zeros(10_000), torch.zeros(3_000)], 1, 512)
+    lengths = segments[:, 2] - segments[:, 1]
+    assert int(lengths.max()) <= 4 * 512
+    assert int(lengths.sum()) == 13_000

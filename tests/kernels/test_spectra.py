@@ -22,6 +22,15 @@ def test_relative_precision(shape, decades, solve):
     assert ((found / values - 1).abs()[resolved] < 1e-5).all()
 
 
+@pytest.mark.parametrize("solve", [spectra.singular_values, spectra._on_gpu], ids=["threads", "batched"])
+def test_tall_matrices_are_taken_some_rows_at_a_time(solve, monkeypatch):
+    monkeypatch.setattr(spectra, "ROWS", 100)
+    monkeypatch.setattr(spectra, "GPU_ROWS", 100)
+    values = torch.linspace(2, 1, 64, dtype=torch.float64)
+    for shape in ((200, 64), (64, 200)):
+        torch.testing.assert_close(solve([with_spectrum(*shape, values)])[0], values)
+
+
 def test_batches_keep_their_order():
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 3), (8, 8), (5, 3), (1, 7), (3, 5), (8, 8), (0, 4), (5, 3)]

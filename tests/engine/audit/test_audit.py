@@ -212,12 +212,20 @@ def test_a_step_twice_with_other_weights(run):
     assert any(f.finding == "named otherwise" and "550" in f.evidence and not f.is_wrong for f in found)
 
 
-def test_missing_steps_are_a_note(run):
+def test_a_name_that_counts_from_one_is_no_finding(run):
+    put(run, 401, load_file(path(run, 400)), said=400)
+    path(run, 400).unlink()
+    assert audit(run).findings == []
+
+
+def test_missing_steps_are_a_note(run, tmp_path):
     path(run, 300).unlink()
     path(run, 500).unlink()
-    (finding,) = audit(run).findings
+    (finding,) = audit(run, tmp_path / "out").findings
     assert (finding.finding, finding.is_wrong, finding.checkpoint) == ("missing steps", False, "")
     assert "300, 500" in finding.evidence
+    (row,) = csv.DictReader((tmp_path / "out" / "audit.csv").open())
+    assert (row["checkpoint"], row["step"], row["finding"]) == ("", "", "missing steps")
 
 
 def test_steps_that_nobody_meant_to_save_are_not_missing():

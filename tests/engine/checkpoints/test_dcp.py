@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import socket
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -60,10 +60,9 @@ def test_a_step_from_the_folders_name_and_an_optimisers_folder(tmp_path, state, 
     assert_same(run[0], state)
 
 
-def work(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Linear(7, 3, bias=False)).bfloat16()
@@ -84,10 +83,7 @@ def work(rank, port, folder):
 
 @pytest.mark.slow
 def test_shards_of_two_processes_make_up_the_tensors(tmp_path, assert_same):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(port, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
     assert len(list((tmp_path / "step-4").glob("*.distcp"))) == 2
     (checkpoint,) = open_run(tmp_path)
     assert checkpoint.step == 4
@@ -150,6 +146,19 @@ def test_chunks_that_overlap(saved):
 
     rewrite(saved, twice)
     assert "do not make it up" in refused(saved)
+
+
+def test_chunks_that_lie_outside_of_the_tensor(saved):
+    def lower(metadata):
+        place = torch.Size([2, 0])
+        metadata.state_dict_metadata["model.w"].chunks[0].offsets = place
+        metadata.storage_data = {
+            replace(index, offset=place) if index.fqn == "model.w" else index: info
+            for index, info in metadata.storage_data.items()
+        }
+
+    rewrite(saved, lower)
+    assert "the chunks of tensor 'model.w' do not make it up" in refused(saved)
 
 
 def grid(shape, size):

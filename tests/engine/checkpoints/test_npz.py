@@ -61,6 +61,22 @@ def test_a_scalar_called_step_is_the_step(tmp_path, write):
     assert checkpoint.skipped.keys() == {"step", "epoch"}
 
 
+def test_a_weight_called_step_is_a_weight(tmp_path):
+    np.savez(tmp_path / "w.npz", w=np.ones(2), step=np.float32(0.5))
+    (checkpoint,) = open_run(tmp_path)
+    assert checkpoint.names() == ("w", "step")
+    assert checkpoint.step is None
+
+
+@pytest.mark.parametrize("version", [(2, 0), (3, 0)])
+def test_every_version_of_headers(tmp_path, version):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.arange(6.0).reshape(2, 3), version=version)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("w.npy", stream.getvalue())
+    assert open_run(tmp_path)[0].tensor("w").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path
@@ -118,6 +134,18 @@ def test_lying_members_give_one_line(tmp_path, content, words, compression):
         archive.writestr("w.npy", content)
     with pytest.raises(CheckpointError, match=words):
         open_run(tmp_path)
+
+
+def test_damaged_elements_of_a_deflated_array_are_an_error(tmp_path):
+    data = np.arange(1 << 16, dtype=np.float32).tobytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=0) as archive:
+        archive.writestr("w.npy", member((1 << 16,), data))
+    whole = bytearray((tmp_path / "a.npz").read_bytes())
+    whole[whole.index(data[:400]) + 300] ^= 1  # inflates all the same
+    (tmp_path / "a.npz").write_bytes(whole)
+    (checkpoint,) = open_run(tmp_path)
+    with pytest.raises(CheckpointError, match="CRC"):
+        checkpoint.tensor("w")
 
 
 def test_zip_bombs_are_refused_before_they_are_inflated(tmp_path, monkeypatch):

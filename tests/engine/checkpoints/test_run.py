@@ -17,6 +17,12 @@ WRITERS = {
 }
 
 
+COMPANIONS = (
+    *("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin", "resume.pt"),
+    *("optim_000001.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+)
+
+
 def weights(value):
     return {"w": torch.full((3,), float(value))}
 
@@ -97,7 +103,7 @@ def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path):
 
 def test_what_lies_beside_the_weights_is_no_checkpoint(tmp_path):
     torch.save(weights(0), tmp_path / "step_1.pt")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "resume.pt", "optim_000001.pt"):
+    for name in COMPANIONS:
         torch.save({"state": weights(0)}, tmp_path / name)
     (tmp_path / ".step_2.pt").write_bytes(b"half a file")
     (tmp_path / ".cache").mkdir()
@@ -147,6 +153,7 @@ def test_trainer_state_gives_step_and_losses(tmp_path):
     folder.mkdir()
     save_file(weights(0), folder / "model.safetensors")
     history = [{"loss": 2.0, "step": 10}, {"loss": 1.0, "step": 20, "epoch": 2.0}, {"eval_loss": 1.5, "step": 20}]
+    history += [{"loss": 0.5, "grad_norm": 3.0, "step": 30}]
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 20, "epoch": 2.0, "log_history": history}))
     (checkpoint,) = open_run(tmp_path)
     assert (checkpoint.step, checkpoint.name) == (20, "out")
@@ -217,6 +224,13 @@ def test_a_sound_file_without_weights_is_a_problem_and_not_a_checkpoint(tmp_path
     run = open_run(tmp_path)
     assert steps(run) == [1]
     assert "arguments.pt: holds no weights" in str(run.problems[0])
+
+
+def test_damage_is_told_before_what_is_no_checkpoint_at_all(tmp_path):
+    torch.save({"lr": 0.1}, tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"b\.pt: is empty .* \(and 1 more"):
+        open_run(tmp_path)
 
 
 def test_where_there_is_nothing_to_read_the_line_says_why(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import pytest
@@ -56,6 +57,13 @@ def test_a_dtype_without_torch_equivalent_is_skipped_by_name(tmp_path):
     (checkpoint,) = open_run(tmp_path)
     assert checkpoint.names() == ("known",)
     assert "F6_E2M3" in checkpoint.skipped["unknown"]
+
+
+def test_empty_tensors_are_not_tied(tmp_path):
+    save_file({"a": torch.zeros(0, 3), "b": torch.zeros(0, 3), "w": torch.ones(1)}, tmp_path / "m.safetensors")
+    (checkpoint,) = open_run(tmp_path)
+    assert set(checkpoint.names()) == {"a", "b", "w"}
+    assert not checkpoint.aliases
 
 
 ONE = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -132,11 +140,14 @@ def test_damage_anywhere_is_an_error_or_harmless_and_agrees_with_the_library(tmp
         assert torch.equal(tensor.reshape(-1).view(torch.uint8), theirs[name].reshape(-1).view(torch.uint8))
 
 
-def test_a_file_that_changes_under_us_is_an_error(tmp_path):
+@pytest.mark.parametrize("size", [2, 3], ids=["as large", "larger"])
+def test_a_file_that_changes_under_us_is_an_error(tmp_path, size):
     path = tmp_path / "m.safetensors"
     save_file({"w": torch.zeros(2)}, path)
     (checkpoint,) = open_run(path)
-    save_file({"w": torch.zeros(3)}, path)
+    stamp = path.stat().st_mtime_ns
+    save_file({"w": torch.ones(size)}, path)
+    os.utime(path, ns=(stamp, stamp + 1))
     with pytest.raises(CheckpointError, match="changed"):
         checkpoint.tensor("w")
 

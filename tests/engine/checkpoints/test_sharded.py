@@ -5,6 +5,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import CheckpointError
+from safetensors.torch import save_file
 
 STATE = {f"layers.{index}.weight": torch.full((50, 10), float(index)) for index in range(6)}
 KINDS = {"safetensors": True, "bin": False}
@@ -48,6 +49,15 @@ def test_a_missing_shard_is_named(folder):
     index_of(folder).unlink()
     with pytest.raises(CheckpointError, match=f"shard '{shard.name}' is missing"):
         open_run(folder)
+
+
+def test_an_index_left_beside_the_whole_model_is_no_checkpoint(tmp_path):
+    save_file(STATE, tmp_path / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(STATE, "model-00001-of-00002.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    run = open_run(tmp_path)
+    assert [checkpoint.path.name for checkpoint in run] == ["model.safetensors"]
+    assert not run.problems
 
 
 def test_no_shard_at_all_is_an_error_too(folder):

@@ -1,16 +1,11 @@
 import argparse
-import io
 import os
 import pickle
-import struct
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import CheckpointError
 from torch import nn
@@ -171,15 +166,6 @@ def test_files_without_weights_say_so(tmp_path, save, payload):
         open_run(tmp_path / "a.pt")
 
 
-def test_checksums_may_be_off(tmp_path, assert_same):
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert_same(open_run(tmp_path)[0], {"w": torch.ones(3)})
-
-
 class Hostile:
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -265,18 +251,6 @@ def test_archives_that_lie_give_one_line(tmp_path, change, words):
     torch.save({"w": torch.ones(10)}, path)
     with pytest.raises(CheckpointError, match=words):
         open_run(rewritten(path, change))
-
-
-def test_compressed_records_are_refused(tmp_path):
-    torch.save({"w": torch.zeros(1000)}, tmp_path / "plain.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "plain.pt") as old,
-        zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as new,
-    ):
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-    with pytest.raises(CheckpointError, match="compressed"):
-        open_run(tmp_path / "a.pt")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -369,36 +343,4 @@ def test_a_storage_key_that_is_too_deep_to_be_hashed(tmp_path):
     keys = b"\x80\x02])" + b"\x85" * 150_000 + b"a."
     (tmp_path / "a.pt").write_bytes(b"".join(pickles) + keys)
     with pytest.raises(CheckpointError, match="names a storage by something else than text"):
-        open_run(tmp_path)
-
-
-@pytest.mark.parametrize("container", CONTAINERS)
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_damage_anywhere_is_an_error_or_harmless(tmp_path_factory, container, data):
-    stream = io.BytesIO()
-    payload = {
-        "model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3).bfloat16()},
-        "iter_num": 3,
-        "args": Path("x"),
-    }
-    torch.save(payload, stream, _use_new_zipfile_serialization=CONTAINERS[container])
-    whole = stream.getvalue()
-    at = data.draw(st.integers(0, len(whole) - 1))
-    flipped = whole[:at] + bytes([data.draw(st.integers(0, 255))]) + whole[at + 1 :]
-    path = tmp_path_factory.mktemp("damage") / "a.pt"
-    path.write_bytes(data.draw(st.sampled_from([flipped, whole[:at]])))
-    with suppress(CheckpointError):  # and nothing else
-        for _, tensor in open_run(path)[0].items():
-            assert tensor.numel() < 1000
-
-
-def test_truncated_streams_are_named(tmp_path):
-    torch.save({"w": torch.ones(10)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    data = (tmp_path / "a.pt").read_bytes()
-    (tmp_path / "a.pt").write_bytes(data[:-1])
-    with pytest.raises(CheckpointError, match="truncated"):
-        open_run(tmp_path)
-    (tmp_path / "a.pt").write_bytes(data[:-48] + struct.pack("<Q", 2**60) + data[-40:])
-    with pytest.raises(CheckpointError, match="truncated or lies"):
         open_run(tmp_path)

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse import complexity, complexity_curve
+from kolmogram.engine.coarse.complexity import _result
 from kolmogram.engine.coarse.descent import Descent
-from kolmogram.engine.coarse.search import MOVES
+from kolmogram.engine.coarse.search import MOVES, Search
 from kolmogram.engine.coarse.tensor_coder import TensorCoder
 from kolmogram.engine.codec.container import decode
 from kolmogram.engine.errors import CodecError, KolmogramError
@@ -108,6 +109,23 @@ def test_each_further_epsilon_costs_half_of_the_moves(task, params, monkeypatch)
     assert first == {0.25: MOVES, 0.2: MOVES // 2, 0.0625: MOVES // 2, 0.05: MOVES // 2, 1.0: MOVES // 2}
     one = complexity(params, task, 0.25)
     assert curve.results[0].evaluations < 4 * one.evaluations
+
+
+def test_where_descent_finds_nothing_the_start_for_that_epsilon_is_taken(task, params, monkeypatch):
+    monkeypatch.setattr(Descent, "run", lambda *_: None)
+    curve = complexity_curve(params, task, (0.02, 0.25))
+    for found in curve.results:
+        assert found.status == "ok"
+        assert found.per_tensor["up.weight"].transform != "exact"
+    assert curve.results[0].bytes > curve.results[1].bytes
+
+
+def test_a_file_whose_loss_is_too_high_is_not_given_out(task, params):
+    search = Search(task, params)
+    (point,) = search.run([1e6])  # everything zero
+    found = _result(search, point, 0.1, 0.0)
+    assert "exceeds" in found.status
+    assert found.encoded is None
 
 
 def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):

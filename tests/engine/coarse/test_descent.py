@@ -62,6 +62,24 @@ def test_out_of_reach_is_none(task, params):
     assert descent.run(1e-9, 5, END, 1.0) is None
 
 
+def test_it_aims_at_no_more_than_a_share_of_what_the_empty_network_loses(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    aims, at = [], Price.at
+    monkeypatch.setattr(Price, "at", lambda self, rise, aim: (aims.append(aim), at(self, rise, aim))[1])
+    descent.run(descent.empty / 1.2, 10, 2.4, 1.0)
+    assert max(aims) == pytest.approx(module.FARTHEST * 1.2)
+
+
+def test_from_above_epsilon_it_begins_with_finer_steps(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    descent.run(EPSILON, 20, 2.0, 1.0)
+    rise = descent.loss(descent._decoded(descent.latents)) - descent.loss.original
+    refined = []
+    monkeypatch.setattr(Latents, "refine", lambda self, factor: refined.append(factor))
+    descent.run(rise / 7, 5, END, 0.3)
+    assert refined == [3], "the root of seven"
+
+
 def test_a_price_rises_while_the_loss_is_above_its_aim_and_falls_below():
     price = Price(100.0)
     above = [price.at(2.0, 1.0) for _ in range(20)]
@@ -118,7 +136,7 @@ def test_a_number_that_decides_everything_is_held(task, params, monkeypatch):
     assert all(held == [4] for held in recoveries if 4 in held)
 
 
-def unlucky_at(number, descent, monkeypatch):
+def unlucky_at(number, descent, monkeypatch, excess=LOST * 100):
     """A batch whose loss is far off in that move; the paces of all moves that are made."""
     paces = []
     move, on_batch = Latents.move, descent.loss.on_batch
@@ -126,17 +144,18 @@ def unlucky_at(number, descent, monkeypatch):
 
     def unlucky(values):
         loss = on_batch(values)
-        return loss + LOST * 100 if next(calls) == number else loss
+        return loss + excess if next(calls) == number else loss
 
     monkeypatch.setattr(descent.loss, "on_batch", unlucky)
     monkeypatch.setattr(Latents, "move", lambda *a: (paces.append(float(a[-1])), move(*a)))
     return paces
 
 
-def test_where_no_tensor_alone_explains_the_loss_the_pace_falls_for_a_while(task, params, monkeypatch):
+@pytest.mark.parametrize("excess", [LOST * 100, math.nan])
+def test_where_no_tensor_alone_explains_the_loss_the_pace_falls_for_a_while(task, params, excess, monkeypatch):
     _, descent = descent_of(task, params)
     assert descent._recover(descent.latents.copy(), math.inf) == module.UNEXPLAINED
-    paces = unlucky_at(20, descent, monkeypatch)
+    paces = unlucky_at(20, descent, monkeypatch, excess)
     monkeypatch.setattr(descent, "_lost", lambda latents, _: latents is descent.latents)
     descent.run(EPSILON, 40, 2.0, 1.0)
     assert 39 <= len(paces) <= 39 + module.SETTLING, "the lost move is not made up for"

@@ -102,6 +102,16 @@ def test_finer_units_change_nothing_but_the_steps():
     assert latents.bits > bits
 
 
+def test_finer_units_go_on_as_the_coarser_ones_would():
+    latents = in_training()
+    for _ in range(3):
+        latents.move(torch.ones_like(latents._values), PRICE, FULL)
+    before = latents._averages.copy()
+    latents.refine(2)
+    torch.testing.assert_close(latents._averages.gradient, before.gradient / 2)
+    torch.testing.assert_close(latents._averages.square, before.square / 4)
+
+
 def test_a_loss_is_followed_where_it_leads():
     latents = in_training()
     target = {name: 1.5 * value + 0.3 * step_size(CODES[name].code.step) for name, value in weights_of(latents).items()}

@@ -75,6 +75,21 @@ def test_of_many_examples_few_are_drawn_without_listing_all():
     assert 0 <= int(first.min()) < 10**12 / 10 < int(first.max()) < 10**12
 
 
+@pytest.mark.parametrize("count", [PART, int(1.5 * PART) - 1, int(1.5 * PART)])
+def test_a_task_is_divided_where_that_saves_a_third(count):
+    class Numbers(Task):
+        num_examples = count
+
+        def loss(self, params):
+            return params["w"].sum()
+
+        def subset(self, examples):
+            return Numbers()
+
+    whole = Numbers()
+    assert (part_of(whole, torch.Generator()) is whole) == (count < 1.5 * PART)
+
+
 def test_a_module_is_divided_by_its_batches():
     task = Task.from_module(torch.nn.Linear(4, 3), batches(20), F.cross_entropy)
     part = part_of(task, torch.Generator().manual_seed(0))

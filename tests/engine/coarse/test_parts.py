@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from kolmogram.engine.coarse.curvature import curvature, moments
+from kolmogram.engine.coarse.curvature import Curvature, Moments, curvature, moments, without_dead
 from kolmogram.engine.coarse.lowrank import decompose, factorise
 from kolmogram.engine.coarse.rate import matrix_bits
 from kolmogram.engine.coarse.rotation import rotate
@@ -121,6 +121,18 @@ def test_moments_are_means_over_passes_whatever_each_of_them_has_seen():
     assert second["late"].rows.tolist() == [1, 4]
 
 
+def test_single_coordinates_lean_half_on_their_mean():
+    assert curvature(Moments(torch.tensor([0.0, 2.0]), torch.tensor([2.0])), (2,)).rows.tolist() == [0.5, 1.5]
+
+
+def test_rows_and_columns_that_the_loss_does_not_see_are_zero():
+    matrix, expected = np.ones((3, 4)), np.ones((3, 4))
+    expected[1], expected[:, 2] = 0, 0
+    seen = Curvature(np.array([1.0, 0.0, 1.0]), np.diag([1.0, 1.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(without_dead(matrix, seen), expected)
+    assert without_dead(matrix, Curvature(np.ones(3), np.ones(4))) is matrix
+
+
 def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
     class Hidden:
         def sampled_loss(self, p, generator):
@@ -135,11 +147,15 @@ def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
         assert np.corrcoef(a.columns.ravel(), b.columns.ravel())[0, 1] > 0.6
 
 
-def test_fourier_is_offered_where_the_axis_is_cyclic():
-    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 20))
-    padded = np.concatenate([waves, RNG.normal(size=(2, 20)) * 0.01])
-    basis = fourier_candidate(padded)
-    assert (basis.kind, basis.parameter) == (BasisKind.FOURIER, 61)
+@pytest.mark.parametrize(("tail", "offered"), [(0, True), (2, True), (5, True), (6, False)])
+def test_fourier_is_offered_where_the_axis_is_cyclic_but_for_a_few_special_tokens(tail, offered):
+    rng = np.random.default_rng(1)
+    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ rng.normal(size=(4, 20))
+    basis = fourier_candidate(np.concatenate([waves, rng.normal(size=(tail, 20)) * 0.01]))
+    assert ((basis.kind, basis.parameter) == (BasisKind.FOURIER, 61)) == offered
+
+
+def test_fourier_is_not_offered_for_noise_or_nothing():
     assert fourier_candidate(RNG.normal(size=(63, 20))) == IDENTITY
     assert fourier_candidate(np.zeros((63, 20))) == IDENTITY
 
@@ -217,6 +233,17 @@ def test_factors_recover_a_low_rank_matrix():
     direct = RNG.normal(size=(50, 60))
     full = TensorCoder(direct, coder.curvature)
     assert full.best(0.05, (IDENTITY, IDENTITY), full.plain).code.kind == Kind.DIRECT
+
+
+def test_factors_come_strongest_first():
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=(50, 4)) * [1, 8, 2, 4]) @ np.linalg.qr(rng.normal(size=(60, 4)))[0].T
+    metrics = Metric(np.ones(50), 0.1), Metric(np.ones(60), 0.1)
+    svd = decompose(weights, *metrics)
+    start = np.ascontiguousarray(svd.left[:, :4].T), svd.singular[:4, None] * svd.right[:4]
+    strengths = np.abs(factorise(weights, metrics, metrics, start, 0.05, 1e-6).right).sum(1)
+    assert len(strengths) == 4
+    assert (np.diff(strengths) < 0).all()
 
 
 def test_what_the_loss_does_not_see_becomes_zero():

@@ -2,9 +2,12 @@
 
 from copy import copy
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse import start as module
+from kolmogram.engine.coarse.curvature import Curvature
 from kolmogram.engine.coarse.search import Search
 from kolmogram.engine.coarse.start import CLOSE, LEAST_STRIDE, RISE, Start
 from kolmogram.engine.coarse.state import State
@@ -13,9 +16,13 @@ from kolmogram.engine.codec.representation import Kind
 from kolmogram.engine.tasks import Task
 
 
-def start_of(task, params, epsilon):
+def uncoded(task, params):
     search = Search(task, params)
-    start = Start(search.loss, search.signatures, search.weights, search.matrices, search.generator)
+    return Start(search.loss, search.signatures, search.weights, search.matrices, search.generator)
+
+
+def start_of(task, params, epsilon):
+    start = uncoded(task, params)
     return start, start.coded(epsilon)
 
 
@@ -52,6 +59,34 @@ def test_features_that_only_seem_unused_are_kept(task, params):
     misled.sampled_loss = blind.sampled_loss  # so that the curvature is of a network that does not see them
     assert not start_of(blind, params, 0.1)[0].matrices["up.weight"][:, :6].any()
     assert start_of(misled, params, 0.1)[0].matrices["up.weight"][:, :6].all()
+
+
+class Padded(Task):
+    """With tensors that it hardly uses."""
+
+    def __init__(self, task):
+        self.task, self.num_examples = task, task.num_examples
+
+    def loss(self, p):
+        others = {name: value for name, value in p.items() if name not in ("a", "b", "unused")}
+        standing = 10 * F.relu(1 - p["a"].abs().sum() - p["b"].abs().sum()) if "a" in p else 0
+        return self.task.loss(others) + standing
+
+
+def test_of_two_tensors_that_stand_in_for_each_other_one_is_kept(task, params):
+    start = uncoded(Padded(task), {**params, "a": torch.ones(9, 9), "b": torch.ones(9, 9)})
+    assert start._useless(0.01) == {"a"}
+
+
+def test_what_seems_dead_is_asked_one_by_one_where_not_all_of_it_is(task, params):
+    start = uncoded(Padded(task), {**params, "unused": torch.ones(5, 5)})
+    seen = {n: Curvature(np.ones(len(m)), np.ones(m.shape[1])) for n, m in start.matrices.items()}
+    seen["up.weight"].columns[3] = 0  # which is not true
+    seen["unused"].columns[:] = 0
+    before = start.matrices["up.weight"].copy()
+    start._silence(seen)
+    np.testing.assert_array_equal(start.matrices["up.weight"], before)
+    assert not start.matrices["unused"].any()
 
 
 def test_a_loss_that_is_infinite_where_weights_are_coarse(task, params):

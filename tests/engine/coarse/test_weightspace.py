@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from kolmogram.engine.coarse import weightspace
+from kolmogram.engine.coarse.tensor_coder import dropped
 from kolmogram.engine.coarse.weightspace import WeightSpace, compress_weights, relative_error
 from kolmogram.engine.codec.coders import Coder
 from kolmogram.engine.codec.container import decode
+from kolmogram.engine.codec.representation import BasisKind
 
 
 def network(dtype=torch.float32, scale=1.0):
@@ -67,6 +69,17 @@ def test_large_networks_go_tensor_by_tensor(monkeypatch):
     assert relative_error(params, decode(file.data)) <= 0.01
     assert best <= len(file.data) < 3 * best
     assert not any(c.code.bases[0].kind or c.code.bases[1].kind for c in WeightSpace(params).smallest(0.01).candidates)
+
+
+def test_a_basis_whose_source_is_dropped_is_not_inherited():
+    space = WeightSpace(network())
+    levels = dict.fromkeys(space.weights, -4.0)
+    space.at(levels, first := space.at(levels))
+    bases, names = space._assembler.bases, list(space.weights)
+    name = next(name for name in names if any(basis.kind == BasisKind.INHERITED for basis in bases[name]))
+    gone = [dropped(candidate.decoded.matrix.shape).decoded for candidate in first.candidates[: names.index(name)]]
+    coded = space._assembler.code(name, -4.0, gone).code
+    assert not any(basis.kind == BasisKind.INHERITED for basis in coded.bases)
 
 
 def test_where_no_grid_is_fine_enough_the_bytes_are_kept():

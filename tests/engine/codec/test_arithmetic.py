@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kolmogram.engine.codec import arithmetic
+from kolmogram.engine.codec.stream import MixingStream
 
 
 def write(bits, chances):
@@ -50,3 +51,13 @@ def test_exp_golomb_round_trip(pairs):
 def test_empty_and_exhausted_streams_decode_to_something():
     assert write([], []) == b""
     assert len(read(b"", [32768] * 1000)) == 1000
+
+
+def test_zeros_at_the_end_are_left_off_only_as_far_as_a_decoder_goes_without_them():
+    stream = MixingStream()
+    for _ in range(100):
+        stream.bits(0xFFFF, 16)  # the low end of the interval: zero bytes
+    data = stream.finish()
+    assert not any(data)
+    again = MixingStream(data)
+    assert [again.bits(0, 16) for _ in range(100)] == [0xFFFF] * 100

@@ -21,6 +21,8 @@ from kolmogram.engine.codec.representation import IDENTITY, ZERO, Basis, BasisKi
 from kolmogram.engine.codec.stream import MixingStream
 from kolmogram.engine.errors import CodecError
 
+from .conftest import laplace
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "kolmo.json"
 
 
@@ -93,6 +95,14 @@ def test_usual_names_cost_little(network):
     assert len(pack(usual)) < 60
 
 
+def test_tensors_that_no_header_can_hold_are_refused():
+    assert pack([Signature("w", (1,) * 14, torch.float32)])
+    with pytest.raises(CodecError, match="15 dimensions"):
+        pack([Signature("w", (1,) * 15, torch.float32)])
+    with pytest.raises(CodecError, match=r"type torch\.complex32 cannot be written"):
+        pack([Signature("w", (1,), torch.complex32)])
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
@@ -160,6 +170,15 @@ def test_claims_that_would_take_memory_or_time_are_refused():
         decode(with_header(many, fourier_everywhere(len(many))))
     with pytest.raises(CodecError, match="end too early"):
         decode(with_header([Signature("w", (4000, 4000), torch.float32)], beginning_of_a_matrix()))
+
+
+def test_weights_and_bases_share_what_a_file_may_take():
+    bases = Basis(BasisKind.FOURIER, 33), IDENTITY
+    code = Representation(Kind.DIRECT, -20, 0, bases, False, laplace((33, 24)))
+    data, needed = encode([Entry(Signature("w", (33, 24), torch.float32), code)]).data, 33 * 24 + 33 * 33
+    assert decode(data, needed)["w"].shape == (33, 24)
+    with pytest.raises(CodecError, match="more memory than"):
+        decode(data, needed - 1)
 
 
 def test_a_multiplicative_basis_comes_back_and_needs_a_prime():

@@ -2,7 +2,8 @@ import re
 
 import pytest
 from kolmogram.engine.errors import KolmogramError
-from kolmogram.engine.report.figure import write_figure
+from kolmogram.engine.report.figure import _mark_phases, write_figure
+from matplotlib.figure import Figure
 from PIL import Image
 
 
@@ -30,6 +31,12 @@ def test_markers_and_labels_of_a_run_with_a_best_checkpoint(folder, tmp_path):
     drawn = words(tmp_path, folder("run", broken=False, stepless=("best.pt",)))
     assert {"42.1 kB", "fall", "0", "10", "1,000"} <= drawn
     assert drawn == words(tmp_path, folder("run", broken=False))
+
+
+def test_markers_are_where_the_peak_and_the_fall_are(view):
+    axis = Figure().subplots()
+    _mark_phases(axis, view, view.panels()[0])
+    assert [line.get_xdata()[0] for line in axis.lines] == [100, 10_000]
 
 
 def test_no_marker_without_a_fall(folder, tmp_path):

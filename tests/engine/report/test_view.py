@@ -47,6 +47,15 @@ def test_a_peak_is_one_only_if_a_fall_follows(make, sizes, words):
     assert any("the peak" in sentence for sentence in findings(view)) == ("falls" in words)
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "order"), [((0.9, 1, 1, 1, 1), "before"), ((0, 0, 0.9, 1, 1), "at"), ((0, 0, 0, 0, 1), "after")]
+)
+def test_findings_say_on_which_side_of_the_peak_the_network_understands(make, accuracies, order):
+    rows = make(broken=False).trajectory.rows
+    changed = [row | {"test_accuracy": accuracy} for row, accuracy in zip(rows, accuracies, strict=True)]
+    assert findings(View(Trajectory(changed), "run"))[-1].endswith(f", {order} the peak.")
+
+
 def test_what_has_no_step_is_neither_peak_nor_end(make):
     views = [make(broken=False), make(broken=False, stepless=("best.pt", "last.pt"))]
     assert findings(views[0]) == findings(views[1])

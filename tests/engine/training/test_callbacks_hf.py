@@ -1,5 +1,6 @@
 """The real Trainer on the CPU, against the same training written out."""
 
+import argparse
 import copy
 
 import pytest
@@ -163,3 +164,28 @@ def test_the_end_is_kept_however_it_comes(model, tmp_path, settings, stop, steps
 def test_settings_that_would_defeat_them_are_refused(model, tmp_path):
     with pytest.raises(KolmogramError, match="save_total_limit would delete"):
         trainer(model, tmp_path, [LogCheckpointCallback()], save_total_limit=2).train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"deepspeed": "ds.json"}, "DeepSpeed hides"), ({"fp16": True, "max_grad_norm": 0.0}, "stay scaled"), ({}, None)],
+    ids=["deepspeed", "scaled", "usual"],
+)
+def test_settings_under_which_gradients_are_not_the_true_ones_are_refused(settings, words):
+    """That they are asked for is enough: DeepSpeed need not be installed, nor a GPU be there."""
+    arguments = argparse.Namespace(**({"deepspeed": None, "fp16": False, "max_grad_norm": 1.0} | settings))
+    callback = SpectralEntropyCallback(SpectralEntropyRegularizer(0.5))
+    if words is None:
+        callback.on_train_begin(arguments, None, None)
+        return
+    with pytest.raises(KolmogramError, match=words):
+        callback.on_train_begin(arguments, None, None)
+
+
+def test_only_entries_of_the_training_loss_get_its_numbers():
+    callback = SpectralEntropyCallback(SpectralEntropyRegularizer(0.5))
+    callback.on_pre_optimizer_step(None, None, None, model=nn.Linear(4, 3))
+    for logs, added in (({"loss": 1.0}, True), ({"eval_loss": 1.0}, False), ({"train_runtime": 1.0}, False)):
+        state = argparse.Namespace(log_history=[{}])
+        callback.on_log(None, state, None, logs=logs)
+        assert ("spectral_penalty" in logs) == ("spectral_penalty" in state.log_history[-1]) == added

@@ -95,6 +95,16 @@ def test_a_resumed_run_goes_on_with_what_the_penalty_kept(model, tmp_path, monke
     assert_same(resumed.state_dict(), expected)
 
 
+def test_an_optimiser_adds_the_penalty_of_what_it_steps_only(monkeypatch):
+    monkeypatch.setattr(Regression, "log_dict", lambda self, values: None)  # there is no trainer
+    model = Regression()
+    first, _, last = model.layers
+    callback = SpectralEntropyCallback(SpectralEntropyRegularizer(0.5))
+    callback.on_before_optimizer_step(None, model, torch.optim.SGD(first.parameters(), 0.1))
+    assert first.weight.grad.any()
+    assert last.weight.grad is None
+
+
 def test_log_spaced_checkpoints(model, tmp_path):
     callback = LogCheckpointCallback(tmp_path / "run", CheckpointSchedule(2))
     trainer(tmp_path, [callback], 5, accumulate_grad_batches=2).fit(model, loader())

@@ -12,6 +12,7 @@ import torch
 from kolmogram.engine.errors import KolmogramError
 from kolmogram.engine.tasks.modular import OPERATIONS, ModularTask
 from kolmogram.engine.tasks.networks import ARCHITECTURES
+from kolmogram.engine.training import grokking
 from kolmogram.engine.training.grokking import Metrics, train
 from kolmogram.engine.training.recipes import RECIPES, Recipe, recipe_for
 from kolmogram.engine.training.schedule import CheckpointSchedule
@@ -100,6 +101,27 @@ def test_a_longer_run_continues_a_shorter_one(run, tmp_path):
     table = [table[0], *(line for line in table[1:] if int(line.split(",")[1]) in kept)]
     (tmp_path / "metrics.csv").write_text("\n".join(table) + "\n")
     assert_same_run(folder, tmp_path)
+
+
+def test_seconds_go_on_where_they_were(tmp_path):
+    options = {"recipe": "none", "width": 16, **SMALL}
+    train("addition", tmp_path, epochs=1, **options)
+    state = torch.load(tmp_path / "resume.pt", weights_only=True)
+    state["rows"][-1]["seconds"] = 1000.0
+    torch.save(state, tmp_path / "resume.pt")
+    assert train("addition", tmp_path, epochs=2, **options)[-1].seconds > 1000
+
+
+def test_a_checkpoint_is_on_disk_before_the_state_that_knows_of_it(tmp_path, monkeypatch):
+    """Or a run that is killed in between never writes it."""
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grokking._Run, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("addition", tmp_path, epochs=1, recipe="none", width=16, **SMALL)
+    assert (tmp_path / "step-00000000.safetensors").is_file()
 
 
 SCRIPT = """

@@ -72,6 +72,14 @@ def test_sum_power_and_patterns(model):
     assert total.item() == pytest.approx(2 * SpectralEntropyRegularizer(1.0)(model).item())
 
 
+def test_what_is_no_weight_or_empty_is_left_out():
+    weights = {"w": torch.randn(5, 6, requires_grad=True), "ids": torch.ones(4, 4, dtype=torch.int64)}
+    weights |= {"none": torch.zeros(0, 6, requires_grad=True)}
+    penalty = SpectralEntropyRegularizer(1.0)
+    penalty(weights).backward()
+    assert list(penalty.entropies) == ["w"]
+
+
 class Wrapper(nn.Module):
     """Puts a part into the names of what it holds, as DistributedDataParallel, torch.compile and FSDP do."""
 

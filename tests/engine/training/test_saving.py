@@ -1,6 +1,10 @@
+from pathlib import Path
+
+import pytest
 import torch
 from kolmogram.engine.training.saving import save_checkpoint
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 
 def test_a_checkpoint_says_its_step(tmp_path):
@@ -14,3 +18,17 @@ def test_a_checkpoint_says_its_step(tmp_path):
             assert torch.equal(file.get_tensor(name), weight)
             assert file.get_tensor(name).dtype == weight.dtype
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = save_checkpoint(tmp_path, 5, {"w": torch.ones(3)})
+
+    def half(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("kolmogram.engine.training.saving.save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 5, {"w": torch.zeros(3)})
+    assert load_file(path)["w"].tolist() == [1, 1, 1]
+    assert list(tmp_path.iterdir()) == [path]
