@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .labels import format_bytes
 from .style import HAIRLINE, INK, MUTED, OTHERS, RUNS, TENSORS, lighten, role_colour
 from .ticks import step_ticks
-from .view import Line, Panel, View, format_bytes, panel_titles
+from .view import Line, Panel, View, panel_titles
 
 Chart = dict[str, Any]
 

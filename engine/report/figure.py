@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KolmogramError
 from ..files import atomic_path
+from .labels import format_bytes
 from .style import HAIRLINE, INK, MUTED, RUNS, lighten, role_colour
 from .ticks import step_ticks
-from .view import Line, Panel, View, format_bytes, load_views, on_one_axis, panel_titles
+from .view import Line, Panel, View, load_views, on_one_axis, panel_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,11 @@ from typing import Any
 
 from ..files import write_text
 from . import charts
+from .findings import bound_terms, findings
+from .labels import complexity_label, format_cell
 from .style import RUNS
 from .template import PAGE
-from .view import View, bound_terms, complexity_label, findings, format_cell, load_views, on_one_axis, panel_titles
+from .view import View, load_views, on_one_axis, panel_titles
 
 
 def write_report(folders: Sequence[str | Path], path: str | Path) -> None:

@@ -10,8 +10,10 @@ from ..audit import Audit
 from ..checkpoints import Checkpoint
 from ..inspection import InspectedTensor, weights_of
 from ..trajectory import Trajectory
+from .findings import bound_terms, hints, verdict
+from .labels import format_bytes, format_cell
 from .progress import ProgressLines
-from .view import View, bound_terms, format_bytes, format_cell, hints, verdict
+from .view import View
 
 if TYPE_CHECKING:
     from ..training.grokking import Metrics
