@@ -306,3 +306,12 @@ def test_threads_that_wait_soon_stop_spinning_unless_the_user_wants_them_to(monk
     monkeypatch.delenv("OMP_WAIT_POLICY")
     CliRunner().invoke(main, ["train", "--help"])
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
+
+
+def test_an_interrupted_command_says_what_is_kept(run, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kolmogram.engine.analysis.analyze", interrupted)
+    result = run_cli("analyze", run, code=130)
+    assert result.stderr.strip().endswith("interrupted; what was finished is kept")
