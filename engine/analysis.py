@@ -13,7 +13,7 @@ from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
 from .checkpoints import Run, open_run
 from .checkpoints.discovery import fixed_part
-from .checkpoints.location import is_url
+from .checkpoints.location import is_url, location
 from .devices import usable
 from .errors import CheckpointError, KolmogramError, TaskError
 from .executor import run_local
@@ -67,6 +67,8 @@ def analyze(
     loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
     backend = choose_backend(device)
     known = _known(measures)
+    if loaded is not None and not callable(getattr(loaded, "loss", None)):
+        raise TaskError(f"a task is an object with loss(params), not {type(loaded).__name__}")
     if loaded is None and measures is not None and COMPLEXITY in known:
         raise TaskError(f"{run.path}: complexity needs a task, and its run names none; give --task FILE.py")
     settings = Settings(
@@ -104,10 +106,10 @@ def default_out(run: str | Path) -> Path:
         name = fixed_part(str(run)).rstrip("/").split("/")[-1]
         of_revisions = re.search(r"([^/]+)@[^/]*[*?[]", str(run))
         return Path(f"{of_revisions[1] if of_revisions else name}.kolmogram")
-    path = Path(run)
+    path = location(run)
     if path.is_file():
         return path.with_name(f"{path.stem}.kolmogram")
-    return (path if path.is_dir() else Path(fixed_part(str(run)))) / "kolmogram"
+    return (path if path.is_dir() else Path(fixed_part(str(path)))) / "kolmogram"
 
 
 class Job(NamedTuple):
@@ -181,7 +183,7 @@ def _known(measures: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _positive(epsilons: float | Sequence[float]) -> tuple[float, ...]:
-    values = tuple(dict.fromkeys(map(float, epsilons if isinstance(epsilons, Sequence) else [epsilons])))
+    values = tuple(dict.fromkeys(map(float, epsilons if isinstance(epsilons, Iterable) else [epsilons])))
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise KolmogramError(f"epsilon must be a positive number of nats, got {', '.join(map(str, values))}")
     return values

@@ -26,8 +26,8 @@ class RunLog:
             logged["epoch"] = checkpoint.epoch
         if checkpoint.step is not None:
             logged |= self._by_step.get(checkpoint.step, {})
-        # A trainer's "loss" is one of a few batches; ours is of the whole training set.
-        return {"logged_loss" if name == "loss" else name: value for name, value in logged.items()}
+        # A trainer's "loss" is one of a few batches; ours is of the whole training set. Names with an @ are ours.
+        return {f"logged_{name}" if name == "loss" or "@" in name else name: v for name, v in logged.items()}
 
 
 def _read_metrics(path: Path) -> Mapping[int, dict[str, float]]:
@@ -44,7 +44,7 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     """The cells that are numbers. The wall clock is left out: it would make equal runs unequal."""
     numbers: dict[str, float] = {}
     for name, text in row.items():
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, AttributeError):  # a cell that is missing
             numbers[name] = int(text) if text.isdigit() else float(text)
     numbers.pop("seconds", None)
     return numbers

@@ -84,5 +84,10 @@ def _files(spec: str | None) -> list[Path]:
     modules = {name: Path(file) for name, m in list(sys.modules.items()) if (file := getattr(m, "__file__", None))}
     named = [*filter(Path.is_file, map(Path, parts)), *(modules[part] for part in parts if part in modules)]
     folders = {path.resolve().parent for path in named if path.suffix == ".py"}
-    beside = sorted(path for path in modules.values() if path.resolve().parent in folders)
+    beside = sorted(path for path in modules.values() if path.is_file() and _is_below(path.resolve(), folders))
     return list({path.resolve(): path for path in [*named, *beside]})
+
+
+def _is_below(path: Path, folders: set[Path]) -> bool:
+    """Whether it lies in one of the folders or below, and belongs to no installed package."""
+    return not folders.isdisjoint(path.parents) and "site-packages" not in path.parts

@@ -32,7 +32,7 @@ def location(given: str | Path) -> Path:
     try:
         from upath import UPath
 
-        path = UPath(str(given))
+        path = UPath(re.sub(r"(?<![:/])/+$", "", str(given)))
         path.fs  # noqa: B018  (made here, so that what it needs is known to be there)
     except ModuleNotFoundError as error:
         raise broken(given, f"a URL needs {error.name}", "pip install 'kolmogram[hub]'") from None

@@ -69,7 +69,17 @@ class View:
         self.has_steps = len(stepped) > 1
         self.rows = stepped if self.has_steps else trajectory.rows
         self.steps = [float(row["step"]) for row in self.rows]
-        self.x = _positions(self.steps) if self.has_steps else [float(i) for i in range(1, len(self.rows) + 1)]
+        self.x = [float(i) for i in range(1, len(self.rows) + 1)]
+        if self.has_steps:
+            self.share_axis([self])
+
+    def share_axis(self, views: "Sequence[View]") -> None:
+        """Place the steps on the logarithmic axis of these runs.
+
+        Step 0 stands half-way (in ratio) to the left of the first positive one of them all.
+        """
+        first = min((step for view in views for step in view.steps if step > 0), default=1.0)
+        self.x = [first / 2 if step == 0 else step for step in self.steps]
 
     @classmethod
     def load(cls, folder: str | Path) -> "View":
@@ -217,10 +227,10 @@ def load_views(folders: Sequence[str | Path]) -> list[View]:
     for i, view in enumerate(views):
         before = names[:i].count(names[i])  # the same folder twice
         view.name = names[i] + (f" ({before + 1})" if before else "")
+        if view.has_steps:
+            view.share_axis(on_one_axis(views))
+    if len({view.main_complexity for view in views} - {None}) > 1:  # sizes at different ε are told apart
+        for view in views:
+            if main := view.main_complexity:
+                view.name += f", {complexity_label(main)}"
     return views
-
-
-def _positions(steps: Sequence[float]) -> list[float]:
-    """Steps on a logarithmic axis: step 0 stands half-way (in ratio) to the left of the first positive one."""
-    positive = [step for step in steps if step > 0]
-    return [min(positive, default=1.0) / 2 if step == 0 else step for step in steps]

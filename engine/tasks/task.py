@@ -7,7 +7,6 @@ the object has it.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +17,7 @@ from torch.func import functional_call
 
 from ..errors import TaskError
 from ..lazy import lazy
+from .identity import digest
 
 _IGNORED = -100  # the label that cross_entropy passes over
 
@@ -120,15 +120,8 @@ class ModuleTask(Task):
 
     @property
     def config(self) -> dict[str, str]:
-        """What makes it the task that it is: the module, the loss function, and a digest of the data and its code."""
-        digest = blake2b(digest_size=16)
-        for part in _tensors(self._batches):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        if code := getattr(self._loss_fn, "__code__", None):
-            digest.update(code.co_code + repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
-        name = getattr(self._loss_fn, "__qualname__", repr(self._loss_fn))
-        return {"module": repr(self._model), "loss": name, "data": digest.hexdigest()}
+        """What makes it the task that it is: the module's structure, and a digest of the data and the loss function."""
+        return {"module": repr(self._model), "data and loss": digest(self._batches, self._loss_fn)}
 
     def loss(self, params: Mapping[str, Tensor]) -> Tensor:
         total = sum(self._batch_loss(outputs, targets) * len(targets) for outputs, targets in self._outputs(params))
@@ -167,7 +160,7 @@ class ModuleTask(Task):
             raise TaskError(f"loss_fn must return a scalar tensor, it returned {type(loss).__name__}")
         if loss.numel() != 1:
             raise TaskError(f"loss_fn must return a scalar tensor, it returned {tuple(loss.shape)}: take the mean")
-        return loss
+        return loss.reshape(())
 
 
 class ClassifierTask(ModuleTask):
@@ -241,17 +234,6 @@ def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     numbers = torch.rand(len(logits), 1, generator=generator, device=where).to(logits.device)
     # Of the shares of the classes, one after the other, it falls into one; sums need not end at 1 exactly.
     return (logits.detach().float().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """Every tensor in lists, tuples and dicts, in their order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

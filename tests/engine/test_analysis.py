@@ -190,7 +190,9 @@ def test_logged_metrics_are_joined_by_step(run):
 
 
 def test_a_row_that_is_still_being_written_costs_no_other(run):
-    (run / "metrics.csv").write_text("epoch,train_accuracy,step\n0,0.1,0\ninf,0.2,inf\n20,1.0,100\n30,0.9")
+    (run / "metrics.csv").write_text("epoch,train_accuracy,step\n0,0.1,0\ninf,0.2,inf\n20,1.0,100\n3,,10\n30,0.9")
+    assert analyze(run, measures=["norms"])["train_accuracy"][::2] == [0.1, 1.0]
+    (run / "metrics.csv").write_text("step,train_accuracy,epoch\n0,0.1,1\n100,1.0,20\n10,0.5")
     assert analyze(run, measures=["norms"])["train_accuracy"][::2] == [0.1, 1.0]
 
 
@@ -233,6 +235,12 @@ def test_files_that_no_longer_belong_to_the_table_go(run, task_file, tmp_path):
     analyze(run, task_file, ["complexity"], 0.5, tmp_path, moves=2)
     names = {path.name for path in (tmp_path / "kolmo").iterdir()}
     assert names == {"0@0.5.kolmo", "10@0.5.kolmo", "100@0.5.kolmo", "mine.txt"}
+
+
+@pytest.mark.parametrize("task", [3, lambda: None])
+def test_what_has_no_loss_is_no_task(run, task):
+    with pytest.raises(TaskError, match=r"a task is an object with loss\(params\), not (int|function)"):
+        analyze(run, task)
 
 
 def test_complexity_asked_for_without_a_task_is_an_error(run):
@@ -320,6 +328,7 @@ def test_where_tables_go(tmp_path, run):
     assert default_out("s3://bucket/runs/mine/") == default_out("hf://org/mine") == Path("mine.kolmogram")
     assert default_out(f"{run}/step-*1*") == run / "kolmogram"
     assert default_out("step-*") == Path("kolmogram")
+    assert default_out(f"file://{run}") == run / "kolmogram"
     assert default_out("s3://bucket/mine/step-*") == default_out("hf://org/mine@step*") == Path("mine.kolmogram")
     assert default_out("hf://org/mine@step64") == Path("mine@step64.kolmogram")
 

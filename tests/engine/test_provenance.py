@@ -63,6 +63,24 @@ def test_a_module_and_what_lies_beside_it_count_by_their_content(tmp_path, monke
     assert len(set(seen)) == 4
 
 
+def test_a_task_file_in_the_current_folder_and_a_package_below_it(tmp_path, monkeypatch):
+    """Some modules of torch say that their file is a bare name, which is then looked for here."""
+    (tmp_path / "my_task.py").write_text("import a_package_of_mine.settings")
+    (tmp_path / "a_package_of_mine").mkdir()
+    settings = tmp_path / "a_package_of_mine" / "settings.py"
+    settings.write_text("scale = 1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("a_package_of_mine.settings")
+    assert torch.classes.__file__ == "_classes.py"
+    first = task_identity(Task(), "my_task.py")
+    assert task_identity(Task(), "my_task.py") == first
+    settings.write_text("scale = 2")
+    assert task_identity(Task(), "my_task.py") != first
+    for name in ("a_package_of_mine.settings", "a_package_of_mine"):
+        del sys.modules[name]
+
+
 def test_a_task_made_of_a_module_counts_by_its_data_and_its_loss():
     torch.manual_seed(0)
     inputs, targets = torch.randn(8, 3), torch.arange(8) % 2

@@ -106,6 +106,7 @@ def test_a_file_a_folder_and_globs(memory):
     memory.pipe("/a/run/config.json", b'{"size": 5}')
     run = open_run("memory://a/run")
     assert [(c.name, c.step) for c in run] == [("step-1", 1), ("step-3", 3), ("step-20", 20)]
+    assert [c.name for c in open_run("memory://a/run/")] == [c.name for c in run]
     assert run.config == {"size": 5}
     memory.pipe("/a/run/config.json", b" " * 10_000_001)
     assert "config.json: has 10000001 bytes" in str(open_run("memory://a/run").problems[0])

@@ -64,6 +64,21 @@ def test_names_tell_runs_apart(folder, tmp_path):
         load_views([])
 
 
+def test_runs_that_share_an_axis_share_the_place_of_step_zero(folder):
+    late, early = load_views([folder("late", steps=(0, 5000, 9000)), folder("early", steps=(0, 50, 200))])
+    assert late.x == [25, 5000, 9000, *late.x[3:]]
+    assert early.x[:3] == [25, 50, 200]
+
+
+def test_sizes_at_different_epsilons_are_named(folder, tmp_path):
+    table = Trajectory.load(folder("one"))
+    rows = [{k: v for k, v in row.items() if k != "complexity_bytes@1.0"} for row in table.rows]
+    Trajectory(rows, table.tensors, table.provenance).save(tmp_path / "other")
+    views = load_views([folder("one"), tmp_path / "other"])
+    assert [view.name for view in views] == ["one, ε = 1", "other, ε = 0.25"]
+    assert [view.name for view in load_views([folder("one"), folder("two")])] == ["one", "two"]
+
+
 def test_what_is_proved_is_a_panel_above_the_complexity(folder):
     table = View.load(folder("addition", broken=False)).trajectory
     bounds = {"unseen_error_bound": 0.4, "error_bound": 0.3, "chance_error": 0.9}
