@@ -1,6 +1,6 @@
 """A run of your own, from training loop to trajectory: two spirals and a small network.
 
-    python examples/tasks/spirals.py spirals-run                              # train, a few seconds
+    python examples/tasks/spirals.py spirals-run                             # train, a few seconds
     kolmogram analyze spirals-run --task examples/tasks/spirals.py -e 0.1   # how complex was it, step by step?
 
 Guessing costs ln 2 = 0.69 nats here, so the usual ε of 1 would allow an empty network.
