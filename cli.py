@@ -71,7 +71,7 @@ def main() -> None:
 def demo(out: Path) -> None:
     """Train, analyze and report a small run.
 
-    A grokking run on the CPU: about a minute on two cores. Stop it at any moment; the same command goes on where it was.
+    A grokking run on the CPU, about a minute on two cores. Stop it at any moment; the same command goes on from there.
     """
     from .engine.demo import run_demo
     from .engine.report.terminal import ProgressBars, print_trajectory
