@@ -180,7 +180,8 @@ class ClassifierTask(ModuleTask):
         """As many as the logits of an example: of the first batch, by copies of the module's own weights."""
         own = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
         with torch.no_grad():
-            logits = self._output({name: _as_it_comes(value) for name, value in own.items()}, self._batches[0][0])
+            copies = {name: as_parameter(value.detach().clone(), self) for name, value in own.items()}
+            logits = self._output(copies, self._batches[0][0])
         return logits.shape[-1]
 
     def per_example_loss(self, params: Mapping[str, Tensor]) -> Tensor:
@@ -241,12 +242,6 @@ def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, objec
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
-
-
-def _as_it_comes(weight: Tensor) -> Tensor:
-    """A copy in the type in which weights of checkpoints come: float32 at least."""
-    narrow = weight.is_floating_point() and weight.dtype.itemsize < 4
-    return weight.detach().to(torch.float32 if narrow else weight.dtype, copy=True)
 
 
 def _check_types(weights: Mapping[str, Tensor], inputs: object, error: Exception) -> None:

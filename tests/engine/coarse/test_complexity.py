@@ -107,8 +107,8 @@ def test_each_further_epsilon_costs_half_of_the_moves(task, params, monkeypatch)
     first = dict(reversed(asked))  # not those that come back more strictly
     # The empty network loses two nats: its home is a quarter, and a sixteenth is on the way to 0.05.
     assert first == {0.25: MOVES, 0.2: MOVES // 2, 0.0625: MOVES // 2, 0.05: MOVES // 2, 1.0: MOVES // 2}
-    one = complexity(params, task, 0.25)
-    assert curve.results[0].evaluations < 4 * one.evaluations
+    one = complexity(params, task, 0.05)
+    assert curve.results[0].evaluations < 2.5 * one.evaluations
 
 
 def test_where_descent_finds_nothing_the_start_for_that_epsilon_is_taken(task, params, monkeypatch):
