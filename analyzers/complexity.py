@@ -19,7 +19,7 @@ PREFIX = {"kolmogram": "complexity", "paper": "paper"}
 class ComplexityAnalyzer(Analyzer):
     """Bytes and decoded loss per ε, and where the bytes went."""
 
-    version = 14
+    version = 15
     units: ClassVar = {
         "complexity_bytes": "bytes",
         "complexity_loss": "nats per example",

@@ -1,8 +1,8 @@
 """The rate–distortion search: a network is coded (`start.py`), then its integers are trained together (`descent.py`).
 
 It goes to one ε first, the network's home, and from there on to others: down over its quarters, for a network that has
-been coarse has found its structure, and keeps it when it becomes finer again; or up. The way to an ε, and so its size,
-depends on the network alone and not on what other ε are asked for.
+been coarse has found its structure, and keeps it when it becomes finer again; or up, doubling it. The way to an ε, and
+so its size, depends on the network alone and not on what other ε are asked for.
 """
 
 import math
@@ -33,7 +33,8 @@ DETOUR = 2.4  # rise in ε that the first descent aims at for most of its way
 BACK_PACE = 0.3  # of descent to a smaller ε: in a simple network every integer matters
 RETURN_END = 0.6  # rise in ε aimed at after a descent that ended outside of it
 HOMELY = 0.38  # share of what the empty network loses, up to which there is a way back
-RUNG = 4.0  # from one ε to the next smaller one on the way
+ESTIMATED = 1.1  # times the smallest estimate of bytes: files up to that are written to see which is smaller
+DOWN, UP = 4.0, 2.0  # from one ε to the next on the way: to smaller ones, and to larger ones
 
 
 class Point(NamedTuple):
@@ -91,7 +92,7 @@ class Search:
         """Code the network as it is within its home, a power of a quarter and 1 at most, and descend to that."""
         self._home = 1.0
         while self._home > HOMELY * self._empty > 0:
-            self._home /= RUNG
+            self._home /= DOWN
         self._coder = Start(self.loss, self.signatures, self.weights, self.matrices, self.generator)
         start = self._noted(self._coder.coded(self._home))
         self._descent = Descent(self.loss, self.weights, start, self._empty, self._note)
@@ -106,8 +107,10 @@ class Search:
         """Where the search is at an ε; what has been gone of the way there is not gone again."""
         if epsilon not in self._stations:
             origin = self._home
-            while origin / RUNG > epsilon:
-                origin /= RUNG
+            while origin / DOWN > epsilon:
+                origin /= DOWN
+            while origin * UP < epsilon:
+                origin *= UP
             before = self._arrive(origin)
             self._descent.latents.assign(before.latents)
             self.loss.draw_as(before.drawing)
@@ -142,11 +145,14 @@ class Search:
         if not feasible:
             self.loss.draw_as(station.drawing)
             feasible = [self._noted(self._coder.coded(epsilon))]
+        points: list[Point] = []
+        most = math.inf
         for state in sorted(feasible, key=lambda state: state.estimated_bytes):
             # Asked again as the report will ask: with gradients the last bits of a loss can differ.
-            if self.loss(state.params) <= allowed:
-                return self._write_state(state)
-        return None
+            if state.estimated_bytes <= most and self.loss(state.params) <= allowed:
+                points.append(self._write_state(state))
+                most = min(most, ESTIMATED * state.estimated_bytes)
+        return min(points, key=lambda point: len(point.encoded.data), default=None)
 
     def _nothing(self, epsilons: Sequence[float]) -> dict[float, Point]:
         """The file in which every tensor is zero, for each ε that it satisfies: nothing is smaller."""

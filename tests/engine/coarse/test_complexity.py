@@ -99,14 +99,29 @@ def test_a_size_does_not_depend_on_what_else_is_asked_for(task, params, result):
     assert complexity(params, task, (0.01, 1.0))[0].encoded == several[3].encoded
 
 
+def test_with_every_doubling_above_home_sizes_fall(task, params):
+    for seed in range(3):
+        sizes = [r.bytes for r in complexity(params, task, (0.25, 0.5, 1.0), seed=seed)]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_of_two_files_that_seem_alike_the_smaller_one_is_taken(task, params, monkeypatch):
+    written = []
+    write = Search._write_state
+    monkeypatch.setattr(Search, "_write_state", lambda *a: written.append(write(*a)) or written[-1])
+    found = complexity(params, task, 1.0)
+    assert len(written) > 1
+    assert found.bytes == min(len(point.encoded.data) for point in written)
+
+
 def test_each_further_epsilon_costs_half_of_the_moves(task, params, monkeypatch):
     asked = []
     run = Descent.run
     monkeypatch.setattr(Descent, "run", lambda *a: (asked.append(a[1:3]), run(*a))[1])
     curve = complexity_curve(params, task, (0.05, 0.2, 1.0))
     first = dict(reversed(asked))  # not those that come back more strictly
-    # The empty network loses two nats: its home is a quarter, and a sixteenth is on the way to 0.05.
-    assert first == {0.25: MOVES, 0.2: MOVES // 2, 0.0625: MOVES // 2, 0.05: MOVES // 2, 1.0: MOVES // 2}
+    # The empty network loses two nats: its home is a quarter, a sixteenth on the way to 0.05, a half on the way to 1.
+    assert first == {0.25: MOVES} | dict.fromkeys((0.2, 0.0625, 0.05, 0.5, 1.0), MOVES // 2)
     one = complexity(params, task, 0.05)
     assert curve.results[0].evaluations < 2.5 * one.evaluations
 
