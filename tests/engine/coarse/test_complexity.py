@@ -262,6 +262,18 @@ def test_where_nothing_coarser_is_feasible_the_bytes_are_kept(params):
     assert torch.equal(found.decode()["w"], exact)
 
 
+@pytest.mark.parametrize("elsewhere", [1e20, math.inf, math.nan])
+def test_a_loss_that_only_these_weights_keep_from_infinity_is_a_file_too(params, elsewhere):
+    exact = params["up.weight"]
+
+    def loss(p):
+        return 0 * p["w"].sum() + (0.5 if torch.equal(p["w"], exact) else elsewhere)
+
+    found = complexity({"w": exact}, loss, 1.0, moves=2)
+    assert found.status == "ok"
+    assert torch.equal(found.decode()["w"], exact)
+
+
 def test_nonsense_is_refused_in_one_line(task, params):
     with pytest.raises(KolmogramError, match="positive"):
         complexity(params, task, 0.0)
