@@ -238,7 +238,7 @@ def decompress(file: Path, output: Path, max_weights: int | None) -> None:
 @click.option("--epochs", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on a GPU or over many epochs.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Of products.")
 def train(operation: str, out: Path, **options: Any) -> None:
@@ -320,7 +320,7 @@ def figure(folders: tuple[Path, ...], output: Path) -> None:
 )
 @click.option("--run", help="Also say where the time of analysing this run goes.")
 @click.option("-t", "--task", help="Task for that run, as in analyze.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON instead of tables.")
 @click.option("--trace", type=FILE, help="Write a Chrome trace of analysing --run.")
 @click.option("--proton", type=FILE, help="Write Triton's own profile of the kernels, .hatchet; on a GPU.")
