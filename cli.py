@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .analyzers import ANALYZERS
+from .engine.arguments import METHODS
 from .engine.errors import KolmogramError
 
 OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
@@ -88,9 +89,7 @@ def demo(out: Path) -> None:
 @click.option("-o", "--out", type=FOLDER, help="Folder for tables and report.  [default: RUN/kolmogram]")
 @click.option("-e", "--epsilon", type=float, multiple=True, default=(1.0,), help="Rise of loss, in nats; repeatable.")
 @click.option("-m", "--measure", type=click.Choice(list(ANALYZERS)), multiple=True, help="Only these.  [default: all]")
-@click.option(
-    "--method", type=click.Choice(["kolmogram", "paper"]), default="kolmogram", help="How complexity is found."
-)
+@click.option("--method", type=click.Choice(METHODS), default="kolmogram", help="How complexity is found.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
+from .arguments import at_least_one, checked_method
 from .checkpoints import Run, open_run
 from .checkpoints.discovery import fixed_part
 from .checkpoints.location import is_url, location
@@ -62,18 +63,19 @@ def analyze(
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
+    known, epsilons, method = _known(measures), _positive(epsilons), checked_method(method)
+    workers, moves = at_least_one("workers", workers), None if moves is None else at_least_one("moves", moves)
     run = run if isinstance(run, Run) else open_run(run)
     device = usable(device)
     loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
     backend = choose_backend(device)
-    known = _known(measures)
     if loaded is not None and not callable(getattr(loaded, "loss", None)):
         raise TaskError(f"a task is an object with loss(params), not {type(loaded).__name__}")
     if loaded is None and measures is not None and COMPLEXITY in known:
         raise TaskError(f"{run.path}: complexity needs a task, and its run names none; give --task FILE.py")
     settings = Settings(
         measures=known,
-        epsilons=_positive(epsilons),
+        epsilons=epsilons,
         method=method,
         seed=seed,
         moves=moves,

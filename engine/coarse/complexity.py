@@ -15,6 +15,7 @@ from typing import overload
 
 from torch import Tensor
 
+from ..arguments import at_least_one, checked_method
 from ..codec.container import decode
 from ..codec.representation import BasisKind, Kind, Representation
 from ..errors import CodecError, KolmogramError
@@ -125,14 +126,11 @@ def complexity_curve(
     if wrong := [e for e in epsilons if not (e > 0 and math.isfinite(e))]:
         raise KolmogramError(f"epsilon is the allowed rise of the loss in nats: a positive number, not {wrong[0]}")
     checked = as_task(task)
-    if method == "paper":
+    moves = None if moves is None else at_least_one("moves", moves)
+    if checked_method(method) == "paper":
         from .paper import paper_curve  # needs the extra `paper`
 
         return paper_curve(params, checked, epsilons, seed)
-    if moves is not None and moves < 1:
-        raise KolmogramError(f"moves must be at least 1, not {moves}")
-    if method != "kolmogram":
-        raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
     search = Search(checked, params, seed, moves)
     points = search.run(epsilons)

@@ -205,8 +205,9 @@ def test_fewer_moves_are_a_faster_first_look(task, params, result):
     assert quick.evaluations < result.evaluations / 1.5
     assert quick.bytes > result.bytes
     assert quick.loss <= quick.original_loss + 0.25
-    with pytest.raises(KolmogramError, match="at least 1"):
-        complexity(params, task, 0.25, moves=0)
+    for method in ("kolmogram", "paper"):
+        with pytest.raises(KolmogramError, match="at least 1"):
+            complexity(params, task, 0.25, method=method, moves=0)
 
 
 def test_a_black_box_is_enough(task, params, result):
