@@ -1,7 +1,6 @@
 """`analyze`: the main job. A run's checkpoints in, its complexity trajectory out."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
-from .arguments import at_least_one, checked_method
+from .arguments import at_least_one, checked_epsilons, checked_method
 from .checkpoints import Run, open_run
 from .checkpoints.discovery import fixed_part
 from .checkpoints.location import is_url, location
@@ -43,7 +42,7 @@ def analyze(
     run: Run | str | Path,
     task: Any = None,
     measures: str | Sequence[str] | None = None,
-    epsilons: float | Sequence[float] = (1.0,),
+    epsilons: float | Iterable[float] = (1.0,),
     out: str | Path | None = None,
     device: str = "auto",
     *,
@@ -63,7 +62,8 @@ def analyze(
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
-    known, epsilons, method = _known(measures), _positive(epsilons), checked_method(method)
+    known, method = _known(measures), checked_method(method)
+    epsilons = tuple(dict.fromkeys(checked_epsilons(epsilons)))
     workers, moves = at_least_one("workers", workers), None if moves is None else at_least_one("moves", moves)
     run = run if isinstance(run, Run) else open_run(run)
     device = usable(device)
@@ -182,10 +182,3 @@ def _known(measures: str | Sequence[str] | None) -> tuple[str, ...]:
     if unknown := set(measures or ()) - set(ANALYZERS):
         raise KolmogramError(f"unknown measure {', '.join(sorted(unknown))}; there are {', '.join(ANALYZERS)}")
     return tuple(name for name in ANALYZERS if measures is None or name in measures)
-
-
-def _positive(epsilons: float | Sequence[float]) -> tuple[float, ...]:
-    values = tuple(dict.fromkeys(map(float, epsilons if isinstance(epsilons, Iterable) else [epsilons])))
-    if not all(math.isfinite(value) and value > 0 for value in values):
-        raise KolmogramError(f"epsilon must be a positive number of nats, got {', '.join(map(str, values))}")
-    return values

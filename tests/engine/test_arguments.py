@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from kolmogram import KolmogramError
-from kolmogram.engine.arguments import METHODS, at_least_one, checked_method
+from kolmogram.engine.arguments import METHODS, at_least_one, checked_epsilons, checked_method, several
 from safetensors.torch import save_file
 
 
@@ -22,6 +22,32 @@ def test_a_method_is_one_of_two():
     for wrong in ("guess", None, []):
         with pytest.raises(KolmogramError, match="unknown method"):
             checked_method(wrong)
+
+
+@pytest.mark.parametrize("kind", [tuple, list, iter, np.array, torch.tensor, lambda e: (one for one in e)])
+def test_epsilons_may_come_in_anything(kind):
+    assert several(kind([1.0, 0.5]))
+    assert checked_epsilons(kind([1.0, 0.5])) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("one", [1, 1.0, np.float64(1), np.array(1.0), torch.tensor(1.0)])
+def test_one_epsilon_is_one(one):
+    assert not several(one)
+    assert checked_epsilons(one) == (1.0,)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, np.inf, np.nan, "one", None, [1.0, 0.0], [[1.0]]])
+def test_an_epsilon_is_positive(wrong):
+    with pytest.raises(KolmogramError, match="a positive number of nats, not"):
+        checked_epsilons(wrong)
+
+
+@pytest.mark.parametrize("kind", [np.array, iter])
+def test_complexity_takes_what_analyze_takes(kind):
+    params = {"w": torch.full((3, 4), 1e-3)}
+    found = kolmogram.complexity(params, Loss(), kind([1.0, 0.5]))
+    assert [each.epsilon for each in found] == [1.0, 0.5]
+    assert kolmogram.complexity(params, Loss(), np.array(1.0)).epsilon == 1.0
 
 
 class Loss:
