@@ -23,7 +23,7 @@ from .provenance import describe, task_identity
 from .report.page import write_report
 from .store import Key, Store
 from .tables import file_labels, make_trajectory
-from .tasks import load_task
+from .tasks import as_task, load_task
 from .trajectory import Trajectory
 
 
@@ -54,9 +54,9 @@ def analyze(
 ) -> Trajectory:
     """Measure every checkpoint of a run.
 
-    `task`: an object with `loss(params)`, a specification as for `--task`, or None (a run that names its own task in
-    config.json uses that; any other is measured without one, in weight space). `measures`: names in
-    `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
+    `task`: an object with `loss(params)`, or that function alone, a specification as for `--task`, or None (a run that
+    names its own task in config.json uses that; any other is measured without one, in weight space). `measures`: names
+    in `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
     `moves`: of the complexity search, at most; fewer are faster and find larger files.
     `out`: folder for tables, report, and the store that makes the next call repeat nothing; None writes nothing.
 
@@ -67,10 +67,8 @@ def analyze(
     workers, moves = at_least_one("workers", workers), None if moves is None else at_least_one("moves", moves)
     run = run if isinstance(run, Run) else open_run(run)
     device = usable(device)
-    loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
+    loaded = load_task(task, run, device) if task is None or isinstance(task, str) else as_task(task)
     backend = choose_backend(device)
-    if loaded is not None and not callable(getattr(loaded, "loss", None)):
-        raise TaskError(f"a task is an object with loss(params), not {type(loaded).__name__}")
     if loaded is None and measures is not None and COMPLEXITY in known:
         raise TaskError(f"{run.path}: complexity needs a task, and its run names none; give --task FILE.py")
     settings = Settings(
@@ -123,7 +121,7 @@ class Job(NamedTuple):
 
 def _start(run: Run, settings: Settings, task: Any) -> Callable[[Job], Outcome]:
     """The function that does jobs in this process, with the task made here unless it came as an object."""
-    task = load_task(task, run, settings.device) if task is None or isinstance(task, str) else task
+    task = load_task(task, run, settings.device) if task is None or isinstance(task, str) else as_task(task)
     return lambda job: measure_checkpoint(run[job.number], job.work, settings, task)
 
 

@@ -72,7 +72,7 @@ def task_identity(task: Any, spec: str | None) -> str | None:
     about = {
         "spec": spec,
         "files": [sha256(path.read_bytes()).hexdigest() for path in _files(spec or "")],
-        "class": f"{type(task).__module__}.{type(task).__qualname__}",
+        "class": f"{task.__class__.__module__}.{task.__class__.__qualname__}",
         "examples": getattr(task, "num_examples", None),
         "config": getattr(task, "config", None),
     }
