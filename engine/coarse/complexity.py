@@ -5,6 +5,7 @@ result.bytes, result.loss, result.per_tensor
 result.save("network.kolmo")
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,10 +37,13 @@ class TensorCost:
 
 @dataclass(frozen=True)
 class Complexity:
-    """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`."""
+    """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`.
+
+    Where there is none `bytes` is NaN, no tensor has a cost, and `status` says why.
+    """
 
     epsilon: float
-    bytes: int
+    bytes: int | float
     loss: float
     original_loss: float
     per_tensor: dict[str, TensorCost]
@@ -147,10 +151,10 @@ def _result(search: Search, point: Point | None, epsilon: float, seconds: float)
     feasible = loss <= search.loss.original + epsilon
     return Complexity(
         epsilon,
-        len(point.encoded.data),
+        len(point.encoded.data) if feasible else math.nan,
         loss,
         search.loss.original,
-        costs,
+        costs if feasible else {},
         search.loss.evaluations,
         seconds,
         "ok" if feasible else f"the decoded loss {loss:.6g} exceeds {search.loss.original:.6g} + {epsilon:g}",

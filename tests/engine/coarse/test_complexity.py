@@ -141,6 +141,8 @@ def test_a_file_whose_loss_is_too_high_is_not_given_out(task, params):
     found = _result(search, point, 0.1, 0.0)
     assert "exceeds" in found.status
     assert found.encoded is None
+    assert math.isnan(found.bytes)
+    assert not found.per_tensor
 
 
 def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):
