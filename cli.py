@@ -323,7 +323,7 @@ def figure(folders: tuple[Path, ...], output: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON instead of tables.")
 @click.option("--trace", type=FILE, help="Write a Chrome trace of analysing --run.")
 @click.option("--proton", type=FILE, help="Write Triton's own profile of the kernels, .hatchet; on a GPU.")
-def profile(size: tuple[int, ...], as_json: bool, trace: Path | None, **options: Any) -> None:
+def profile(size: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Measure the kernels against this machine's own limits.
 
     Milliseconds and GB/s of every kernel, beside what torch offers for the same answer, and the share of the read
@@ -332,11 +332,9 @@ def profile(size: tuple[int, ...], as_json: bool, trace: Path | None, **options:
     from .engine import profiling
     from .engine.report.terminal import print_table
 
-    if trace is not None and options["run"] is None:
+    if options["trace"] is not None and options["run"] is None:
         raise click.UsageError("--trace needs --run")
     report = profiling.profile(size, **options)
-    if trace is not None:
-        profiling.trace(trace, options["run"], options["task"], options["device"])
     if as_json:
         click.echo(report.to_json())
         return
