@@ -195,7 +195,7 @@ def inspect(checkpoint: str) -> None:
 @click.option("-D", "--relative-error", type=float, help="Allowed squared error of the weights, in place of a task.")
 @click.option("--coder", type=click.Choice(CODERS), default="mixing", show_default=True, help="ans is fast.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
-def compress(checkpoint: str, output: Path, **options: Any) -> None:
+def compress(checkpoint: str, output: Path, relative_error: float | None, **options: Any) -> None:
     """Write one CHECKPOINT as a .kolmo file.
 
     The smallest found whose decoded weights keep the training loss within epsilon, or whose squared error is at most
@@ -209,8 +209,9 @@ def compress(checkpoint: str, output: Path, **options: Any) -> None:
     from .engine.compression import compress_checkpoint
     from .engine.report.terminal import print_table
 
-    found = compress_checkpoint(checkpoint, output, **options)
-    columns = ("bytes", "original_bytes", "ratio", "relative_error", "original_loss", "loss")
+    found = compress_checkpoint(checkpoint, output, relative_error=relative_error, **options)
+    losses = () if relative_error else ("original_loss", "loss")
+    columns = ("bytes", "original_bytes", "ratio", "relative_error", *losses)
     print_table(columns, [tuple(_short(getattr(found, column)) for column in columns)])
 
 

@@ -79,6 +79,7 @@ def test_command_line_there_and_back(params, tmp_path):
     assert result.exit_code == 0, result.output
     header, row = (line.split() for line in result.stdout.strip().splitlines())
     assert int(dict(zip(header, row, strict=True))["bytes"]) == file.stat().st_size
+    assert header == ["bytes", "original_bytes", "ratio", "relative_error"], "no losses, as none was asked for"
     assert run("decompress", file, "-o", back).exit_code == 0
     decoded, expected = load_file(back), kolmogram.decompress(file)
     assert decoded.keys() == params.keys()
