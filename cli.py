@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .analyzers import ANALYZERS
+from .engine.arguments import METHODS
 from .engine.errors import KolmogramError
 
 OPERATIONS = ("addition", "subtraction", "multiplication", "division", "x2_plus_y2", "x2_plus_xy_plus_y2")
@@ -88,9 +89,7 @@ def demo(out: Path) -> None:
 @click.option("-o", "--out", type=FOLDER, help="Folder for tables and report.  [default: RUN/kolmogram]")
 @click.option("-e", "--epsilon", type=float, multiple=True, default=(1.0,), help="Rise of loss, in nats; repeatable.")
 @click.option("-m", "--measure", type=click.Choice(list(ANALYZERS)), multiple=True, help="Only these.  [default: all]")
-@click.option(
-    "--method", type=click.Choice(["kolmogram", "paper"]), default="kolmogram", help="How complexity is found."
-)
+@click.option("--method", type=click.Choice(METHODS), default="kolmogram", help="How complexity is found.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
@@ -196,7 +195,7 @@ def inspect(checkpoint: str) -> None:
 @click.option("-D", "--relative-error", type=float, help="Allowed squared error of the weights, in place of a task.")
 @click.option("--coder", type=click.Choice(CODERS), default="mixing", show_default=True, help="ans is fast.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
-def compress(checkpoint: str, output: Path, **options: Any) -> None:
+def compress(checkpoint: str, output: Path, relative_error: float | None, **options: Any) -> None:
     """Write one CHECKPOINT as a .kolmo file.
 
     The smallest found whose decoded weights keep the training loss within epsilon, or whose squared error is at most
@@ -210,8 +209,9 @@ def compress(checkpoint: str, output: Path, **options: Any) -> None:
     from .engine.compression import compress_checkpoint
     from .engine.report.terminal import print_table
 
-    found = compress_checkpoint(checkpoint, output, **options)
-    columns = ("bytes", "original_bytes", "ratio", "relative_error", "original_loss", "loss")
+    found = compress_checkpoint(checkpoint, output, relative_error=relative_error, **options)
+    losses = () if relative_error else ("original_loss", "loss")
+    columns = ("bytes", "original_bytes", "ratio", "relative_error", *losses)
     print_table(columns, [tuple(_short(getattr(found, column)) for column in columns)])
 
 
@@ -238,7 +238,7 @@ def decompress(file: Path, output: Path, max_weights: int | None) -> None:
 @click.option("--epochs", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--until-accuracy", type=click.FloatRange(0, 1), help="Stop at this test accuracy.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile: pays on a GPU or over many epochs.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True, help="Of products.")
 def train(operation: str, out: Path, **options: Any) -> None:
@@ -320,11 +320,11 @@ def figure(folders: tuple[Path, ...], output: Path) -> None:
 )
 @click.option("--run", help="Also say where the time of analysing this run goes.")
 @click.option("-t", "--task", help="Task for that run, as in analyze.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON instead of tables.")
 @click.option("--trace", type=FILE, help="Write a Chrome trace of analysing --run.")
 @click.option("--proton", type=FILE, help="Write Triton's own profile of the kernels, .hatchet; on a GPU.")
-def profile(size: tuple[int, ...], as_json: bool, trace: Path | None, **options: Any) -> None:
+def profile(size: tuple[int, ...], as_json: bool, **options: Any) -> None:
     """Measure the kernels against this machine's own limits.
 
     Milliseconds and GB/s of every kernel, beside what torch offers for the same answer, and the share of the read
@@ -333,11 +333,9 @@ def profile(size: tuple[int, ...], as_json: bool, trace: Path | None, **options:
     from .engine import profiling
     from .engine.report.terminal import print_table
 
-    if trace is not None and options["run"] is None:
+    if options["trace"] is not None and options["run"] is None:
         raise click.UsageError("--trace needs --run")
     report = profiling.profile(size, **options)
-    if trace is not None:
-        profiling.trace(trace, options["run"], options["task"], options["device"])
     if as_json:
         click.echo(report.to_json())
         return

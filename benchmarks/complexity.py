@@ -76,7 +76,7 @@ def measure(
     for seed in range(seeds):
         for ours in complexity(params, task, list(epsilons), seed=seed, moves=moves):
             paper, seconds = papers[ours.epsilon], ours.seconds / len(epsilons)
-            found = paper.bytes > 0  # theirs may find nothing: no trial keeps the loss
+            found = paper.status == "ok"  # theirs may find nothing: no trial keeps the loss
             measured = ours.bytes, *((paper.bytes, ours.bytes / paper.bytes) if found else ("", ""))
             times = seconds, alone if ours.epsilon == nearest else "", paper.seconds, seconds / paper.seconds
             values = (name, checkpoint.step, ours.epsilon, seed, *measured, *times)

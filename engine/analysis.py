@@ -1,7 +1,6 @@
 """`analyze`: the main job. A run's checkpoints in, its complexity trajectory out."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..analyzers import ANALYZERS
 from ..kernels.dispatch import choose_backend
+from .arguments import at_least_one, checked_epsilons, checked_method
 from .checkpoints import Run, open_run
 from .checkpoints.discovery import fixed_part
 from .checkpoints.location import is_url, location
@@ -23,7 +23,7 @@ from .provenance import describe, task_identity
 from .report.page import write_report
 from .store import Key, Store
 from .tables import file_labels, make_trajectory
-from .tasks import load_task
+from .tasks import as_task, load_task
 from .trajectory import Trajectory
 
 
@@ -42,7 +42,7 @@ def analyze(
     run: Run | str | Path,
     task: Any = None,
     measures: str | Sequence[str] | None = None,
-    epsilons: float | Sequence[float] = (1.0,),
+    epsilons: float | Iterable[float] = (1.0,),
     out: str | Path | None = None,
     device: str = "auto",
     *,
@@ -54,26 +54,26 @@ def analyze(
 ) -> Trajectory:
     """Measure every checkpoint of a run.
 
-    `task`: an object with `loss(params)`, a specification as for `--task`, or None (a run that names its own task in
-    config.json uses that; any other is measured without one, in weight space). `measures`: names in
-    `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
+    `task`: an object with `loss(params)`, or that function alone, a specification as for `--task`, or None (a run that
+    names its own task in config.json uses that; any other is measured without one, in weight space). `measures`: names
+    in `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
     `moves`: of the complexity search, at most; fewer are faster and find larger files.
     `out`: folder for tables, report, and the store that makes the next call repeat nothing; None writes nothing.
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
+    known, method = _known(measures), checked_method(method)
+    epsilons = tuple(dict.fromkeys(checked_epsilons(epsilons)))
+    workers, moves = at_least_one("workers", workers), None if moves is None else at_least_one("moves", moves)
     run = run if isinstance(run, Run) else open_run(run)
     device = usable(device)
-    loaded = load_task(task, run, device) if task is None or isinstance(task, str) else task
+    loaded = load_task(task, run, device) if task is None or isinstance(task, str) else as_task(task)
     backend = choose_backend(device)
-    known = _known(measures)
-    if loaded is not None and not callable(getattr(loaded, "loss", None)):
-        raise TaskError(f"a task is an object with loss(params), not {type(loaded).__name__}")
     if loaded is None and measures is not None and COMPLEXITY in known:
         raise TaskError(f"{run.path}: complexity needs a task, and its run names none; give --task FILE.py")
     settings = Settings(
         measures=known,
-        epsilons=_positive(epsilons),
+        epsilons=epsilons,
         method=method,
         seed=seed,
         moves=moves,
@@ -121,7 +121,7 @@ class Job(NamedTuple):
 
 def _start(run: Run, settings: Settings, task: Any) -> Callable[[Job], Outcome]:
     """The function that does jobs in this process, with the task made here unless it came as an object."""
-    task = load_task(task, run, settings.device) if task is None or isinstance(task, str) else task
+    task = load_task(task, run, settings.device) if task is None or isinstance(task, str) else as_task(task)
     return lambda job: measure_checkpoint(run[job.number], job.work, settings, task)
 
 
@@ -180,10 +180,3 @@ def _known(measures: str | Sequence[str] | None) -> tuple[str, ...]:
     if unknown := set(measures or ()) - set(ANALYZERS):
         raise KolmogramError(f"unknown measure {', '.join(sorted(unknown))}; there are {', '.join(ANALYZERS)}")
     return tuple(name for name in ANALYZERS if measures is None or name in measures)
-
-
-def _positive(epsilons: float | Sequence[float]) -> tuple[float, ...]:
-    values = tuple(dict.fromkeys(map(float, epsilons if isinstance(epsilons, Iterable) else [epsilons])))
-    if not all(math.isfinite(value) and value > 0 for value in values):
-        raise KolmogramError(f"epsilon must be a positive number of nats, got {', '.join(map(str, values))}")
-    return values

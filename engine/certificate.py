@@ -21,7 +21,7 @@ from .errors import CheckpointError, KolmogramError, TaskError
 from .provenance import task_identity
 from .report.page import write_report
 from .tables import file_labels
-from .tasks import load_task
+from .tasks import as_task, load_task
 from .trajectory import Trajectory, make_rows, tables_folder
 
 DELTA = 0.05
@@ -169,10 +169,13 @@ def _row_columns(found: Mapping[str, Certificate], classes: int) -> dict[str, fl
 
 def _task(trajectory: Trajectory, folder: Path, task: Any) -> Any:
     """The task, checked to be the one that the tables were made with."""
-    loaded = load_task(task, _run(trajectory, folder)) if task is None or isinstance(task, str) else task
+    recorded = trajectory.provenance.get("task")
+    if recorded is None:
+        raise TaskError(f"{folder}: was analyzed without a task; run kolmogram analyze with --task first, then bound")
+    loaded = load_task(task, _run(trajectory, folder)) if task is None or isinstance(task, str) else as_task(task)
     if loaded is None:
         raise TaskError(f"{folder}: the run brings no task; give the one of analyze with --task")
-    if task_identity(loaded, task if isinstance(task, str) else None) != trajectory.provenance.get("task"):
+    if task_identity(loaded, task if isinstance(task, str) else None) != recorded:
         raise TaskError(f"{folder}: was analyzed with another task; give the same one, or analyze again")
     _check(loaded)
     return loaded

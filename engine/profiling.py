@@ -168,10 +168,12 @@ def profile(
     run: str | Path | None = None,
     task: Any = None,
     proton: str | Path | None = None,
+    trace: str | Path | None = None,
 ) -> ProfileReport:
     """Measure the device's own limits, then each kernel and its usual replacements; and the stages of analysing `run`.
 
-    sizes: numbers of weights. `proton`: a file for Triton's own profile of the kernels, on a GPU; no other is written.
+    sizes: numbers of weights. `proton`: a file for Triton's own profile of the kernels, on a GPU. `trace`: one for a
+    Chrome trace of analysing the run, which takes longer under torch's profiler.
     """
     device = torch.device(usable(str(device)))
     backend = dispatch.choose_backend(device)
@@ -186,7 +188,7 @@ def profile(
         ]
     peak = _peak_memory(device)
     _forget_peak_memory(device)
-    stages = _stages_of(run, task, str(device)) if run is not None else {}
+    stages = _stages_of(run, task, str(device), trace) if run is not None else {}
     return ProfileReport(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         backend=backend.name,
@@ -201,25 +203,27 @@ def profile(
     )
 
 
-def trace(path: str | Path, run: str | Path, task: Any = None, device: str = "auto") -> dict[str, float]:
-    """Analyse `run` under torch.profiler; write a Chrome trace with one named range per stage; return their seconds."""
+def _stages_of(run: str | Path, task: Any, device: str, trace: str | Path | None) -> dict[str, float]:
+    """Seconds of each stage of analysing a run, under torch's profiler if there is a file for its trace."""
+    from .analysis import analyze
+
+    with _traced(trace) if trace else nullcontext():
+        start = time.perf_counter()
+        with recording() as stages:
+            analyze(run, task, device=device)
+        total = time.perf_counter() - start
+    return {**stages.seconds, "other": max(0.0, total - sum(stages.seconds.values()))}
+
+
+@contextmanager
+def _traced(path: str | Path) -> Iterator[None]:
+    """Write a Chrome trace of what runs in the meantime, with one named range per stage."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     every_thread = _ExperimentalConfig(profile_all_threads=True)  # what is read ahead is read in another one
     with torch.profiler.profile(activities=activities, experimental_config=every_thread) as profiler:
-        stages = _stages_of(run, task, device)
+        yield
     with atomic_path(path) as temporary:
         profiler.export_chrome_trace(str(temporary))
-    return stages
-
-
-def _stages_of(run: str | Path, task: Any, device: str) -> dict[str, float]:
-    from .analysis import analyze
-
-    start = time.perf_counter()
-    with recording() as stages:
-        analyze(run, task, device=device)
-    total = time.perf_counter() - start
-    return {**stages.seconds, "other": max(0.0, total - sum(stages.seconds.values()))}
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..analyzers import ANALYZERS
+from .imports import files_of_module, files_of_script
 
 if TYPE_CHECKING:
     from ..kernels.dispatch import Backend
@@ -62,32 +63,25 @@ def canonical(settings: Mapping[str, Any]) -> str:
 def task_identity(task: Any, spec: str | None) -> str | None:
     """What must be equal for two calls to have used the same task; None without one.
 
-    The specification with the content of the files it names and of the modules that were imported from beside them, the
-    class, the number of examples and, if the task has one, its attribute `config` (for values of JSON;
-    `Task.from_module` has a digest of its data there): give it one where the data can change and nothing else does.
+    The specification with the content of the files it names and of what they import from beside them, the class, the
+    number of examples and, if the task has one, its attribute `config` (for values of JSON; `Task.from_module` has a
+    digest of its data there): give it one where the data can change and nothing else does.
     """
     if task is None:
         return None
     about = {
         "spec": spec,
-        "files": [sha256(path.read_bytes()).hexdigest() for path in _files(spec)],
-        "class": f"{type(task).__module__}.{type(task).__qualname__}",
+        "files": [sha256(path.read_bytes()).hexdigest() for path in _files(spec or "")],
+        "class": f"{task.__class__.__module__}.{task.__class__.__qualname__}",
         "examples": getattr(task, "num_examples", None),
         "config": getattr(task, "config", None),
     }
     return sha256(canonical(about).encode()).hexdigest()[:16]
 
 
-def _files(spec: str | None) -> list[Path]:
-    """The files that a specification names, by path or as a module, and what was imported from their folders."""
-    parts = (spec or "").split(":")
-    modules = {name: Path(file) for name, m in list(sys.modules.items()) if (file := getattr(m, "__file__", None))}
-    named = [*filter(Path.is_file, map(Path, parts)), *(modules[part] for part in parts if part in modules)]
-    folders = {path.resolve().parent for path in named if path.suffix == ".py"}
-    beside = sorted(path for path in modules.values() if path.is_file() and _is_below(path.resolve(), folders))
-    return list({path.resolve(): path for path in [*named, *beside]})
-
-
-def _is_below(path: Path, folders: set[Path]) -> bool:
-    """Whether it lies in one of the folders or below, and belongs to no installed package."""
-    return not folders.isdisjoint(path.parents) and "site-packages" not in path.parts
+def _files(spec: str) -> list[Path]:
+    """The files that a specification names, and what they import from beside them."""
+    where, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
+    if where == "causal-lm":
+        return [Path(name)]
+    return files_of_script(Path(where)) if where.endswith(".py") else files_of_module(where)

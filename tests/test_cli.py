@@ -248,6 +248,15 @@ def test_doctor_says_which_backend_and_why():
     assert ["kernels", "agree", "with", "their", "definition"] in rows
 
 
+def test_a_run_is_profiled_and_traced_at_once(run, tmp_path, monkeypatch):
+    analyzed = []
+    monkeypatch.setattr("kolmogram.engine.analysis.analyze", lambda *given, **options: analyzed.append(given))
+    table = run_cli("profile", "--size", 1000, "--run", run, "--trace", tmp_path / "trace.json").stdout
+    assert len(analyzed) == 1
+    assert "other" in table
+    assert (tmp_path / "trace.json").is_file()
+
+
 def test_choices_are_those_of_the_library():
     assert tuple(OPERATIONS) == cli.OPERATIONS
     assert tuple(ARCHITECTURES) == cli.ARCHITECTURES

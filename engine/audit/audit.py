@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..analysis import Progress
+from ..arguments import at_least_one
 from ..checkpoints import Checkpoint, Run, open_run
 from ..errors import CheckpointError
 from ..executor import run_local
@@ -56,6 +57,7 @@ def audit(
     makes the next call read only what is new; None writes nothing. A checkpoint that cannot be read is a finding.
     Raises CheckpointError if none can.
     """
+    workers = at_least_one("workers", workers)
     run = run if isinstance(run, Run) else open_run(run)
     out = None if out is None else Path(out)
     with Store(out / "store.sqlite" if out else None) as store:

@@ -8,16 +8,17 @@ result.save("network.kolmo")
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
 from torch import Tensor
 
+from ..arguments import at_least_one, checked_epsilons, checked_method, several
 from ..codec.container import decode
 from ..codec.representation import BasisKind, Kind, Representation
-from ..errors import CodecError, KolmogramError
+from ..errors import CodecError
 from ..files import write_bytes
 from ..tasks import Task, as_task
 from .search import Point, Search
@@ -36,10 +37,13 @@ class TensorCost:
 
 @dataclass(frozen=True)
 class Complexity:
-    """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`."""
+    """One ε's result. `loss` is that of the *decoded* weights; sizes are of a file that exists in `encoded`.
+
+    Where there is none `bytes` is NaN, no tensor has a cost, and `status` says why.
+    """
 
     epsilon: float
-    bytes: int
+    bytes: int | float
     loss: float
     original_loss: float
     per_tensor: dict[str, TensorCost]
@@ -85,7 +89,7 @@ def complexity(
 def complexity(
     params: Mapping[str, Tensor],
     loss: Task | LossFunction,
-    epsilon: Sequence[float],
+    epsilon: Iterable[float],
     *,
     method: str = "kolmogram",
     seed: int = 0,
@@ -94,7 +98,7 @@ def complexity(
 def complexity(
     params: Mapping[str, Tensor],
     loss: Task | LossFunction,
-    epsilon: float | Sequence[float] = 1.0,
+    epsilon: float | Iterable[float] = 1.0,
     *,
     method: str = "kolmogram",
     seed: int = 0,
@@ -102,37 +106,32 @@ def complexity(
 ) -> Complexity | list[Complexity]:
     """C_ε of a network: `loss(params)` is its mean training loss in nats per example, ε the rise it may have.
 
-    A sequence of ε is answered by one search and gives a list in its order; each size is what it would be alone. So
+    Several ε are answered by one search and gives a list in its order; each size is what it would be alone. So
     many `moves` of descent (100 unless told) are for the first ε on the way, and half as many for each further one.
     Fewer are faster and find larger files. Raises KolmogramError if the loss of the network itself is not a finite
     number.
     """
-    if isinstance(epsilon, Sequence):
-        return list(complexity_curve(params, loss, epsilon, method=method, seed=seed, moves=moves).results)
-    return complexity_curve(params, loss, [epsilon], method=method, seed=seed, moves=moves).results[0]
+    results = complexity_curve(params, loss, epsilon, method=method, seed=seed, moves=moves).results
+    return list(results) if several(epsilon) else results[0]
 
 
 def complexity_curve(
     params: Mapping[str, Tensor],
     task: Task | LossFunction,
-    epsilons: Sequence[float],
+    epsilons: float | Iterable[float],
     *,
     method: str = "kolmogram",
     seed: int = 0,
     moves: int | None = None,
 ) -> ComplexityCurve:
     """C_ε of one checkpoint at every ε of `epsilons` (nats, positive)."""
-    if wrong := [e for e in epsilons if not (e > 0 and math.isfinite(e))]:
-        raise KolmogramError(f"epsilon is the allowed rise of the loss in nats: a positive number, not {wrong[0]}")
+    epsilons = checked_epsilons(epsilons)
     checked = as_task(task)
-    if method == "paper":
+    moves = None if moves is None else at_least_one("moves", moves)
+    if checked_method(method) == "paper":
         from .paper import paper_curve  # needs the extra `paper`
 
         return paper_curve(params, checked, epsilons, seed)
-    if moves is not None and moves < 1:
-        raise KolmogramError(f"moves must be at least 1, not {moves}")
-    if method != "kolmogram":
-        raise KolmogramError(f"unknown method {method!r}: use kolmogram or paper")
     began = time.perf_counter()
     search = Search(checked, params, seed, moves)
     points = search.run(epsilons)
@@ -152,10 +151,10 @@ def _result(search: Search, point: Point | None, epsilon: float, seconds: float)
     feasible = loss <= search.loss.original + epsilon
     return Complexity(
         epsilon,
-        len(point.encoded.data),
+        len(point.encoded.data) if feasible else math.nan,
         loss,
         search.loss.original,
-        costs,
+        costs if feasible else {},
         search.loss.evaluations,
         seconds,
         "ok" if feasible else f"the decoded loss {loss:.6g} exceeds {search.loss.original:.6g} + {epsilon:g}",

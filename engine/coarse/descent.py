@@ -27,6 +27,7 @@ LOST = 2.5  # times the rise aimed at: a network that loses so much goes back to
 NEAR = 1.5  # times the rise aimed at: where that is
 LOOKS, FIRST_LOOK = 5, 2 / 3  # moves between looks at the loss on all examples; share of moves before the first
 UNEXPLAINED, REGAINED = 0.5, 1.1  # times the pace where no tensor alone explains the loss; and then with every move
+HOPELESS = 2.0**60  # rise in ε of a start, often infinite: no integer can be made so much finer
 HEED = 0.999  # share of ε: float32 here and the decoder's arithmetic differ in the last bits
 START_PRICE = 0.3  # of a nat, where scaling all steps together says 1
 SMOOTHING, GATHERING, ANSWER = 0.5, 0.1, 1.5  # of the rise; of the price by distance from the aim, slow and at once
@@ -99,10 +100,13 @@ class Descent:
 
         For most of them the rise is let up to `detour` times ε, where a network becomes simple faster; at the end it is
         to be `end`. From a loss above ε it comes down all the time. If the last network is not within ε a few more
-        moves follow, until one is. None if none was. The next run goes on from the one found, or from the last.
+        moves follow, until one is. None if none was, or if it starts hopelessly far. The next run goes on from the one
+        found, or from the last.
         """
         empty = self.empty / epsilon
         start, hold = (self.loss(self._decoded(self.latents)) - self.loss.original) / epsilon, 0.0
+        if start > HOPELESS:
+            return None
         if start <= 1 or detour > end:
             start, hold = max(detour, end), HOLD
         else:  # steps that are right for a rise are its square root

@@ -137,5 +137,5 @@ def _paper_complexity(coder: PaperCoder, original: float, epsilon: float, seed: 
     seconds, evaluations = time.perf_counter() - began, coder.evaluations - evaluated
     if best is None:
         nothing = "no trial of the authors' search was feasible"
-        return Complexity(epsilon, 0, math.nan, original, {}, evaluations, seconds, nothing)
+        return Complexity(epsilon, math.nan, math.nan, original, {}, evaluations, seconds, nothing)
     return Complexity(epsilon, best.bytes, best.loss, original, {}, evaluations, seconds)

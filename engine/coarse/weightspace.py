@@ -25,7 +25,7 @@ from .tensor_coder import ALL_KINDS, Candidate
 
 SMALL = 1 << 20  # weights of a network all of whose tensors are tried in each other's bases
 FACTORED = 1 << 27  # multiplications (rows · columns · rank) up to which a matrix is worth decomposing
-TRIALS = 12  # levels
+TRIALS, GUESSES = 12, 4  # levels in all, and those that are guessed
 CLOSE = 3 / GRID  # levels this close are not told apart further
 FINEST = 2.0**-36  # noise level, in largest weights: symbols have 40 bits
 
@@ -100,7 +100,8 @@ class WeightSpace:
         if not self.energy:
             return None
         finest = math.log(FINEST * self.largest)
-        level = max(0.5 * math.log(12 * allowed * self.energy / self.count), finest)
+        noise = min(max(12 * allowed * self.energy / self.count, 1e-300), 1e300)
+        level = max(0.5 * math.log(noise), finest)
         coded = self.at(dict.fromkeys(self.weights, level))
         feasible: Coded | None = None
         infeasible: Coded | None = None
@@ -110,12 +111,15 @@ class WeightSpace:
                 low, feasible = level, coded
             else:
                 high, infeasible = level, coded
-            if high - low <= CLOSE or high <= finest:
+            guessing = trial < GUESSES and coded.error < math.inf
+            if high - low <= CLOSE or high <= finest or (high == math.inf and not guessing):
                 break
-            if trial < 4:  # the error goes with the square of the level, nearly
-                level += 0.5 * math.log(allowed / max(coded.error, 1e-3 * allowed)) + (CLOSE if high == math.inf else 0)
-            if trial >= 4 or not low < level < high:
-                level = (low + high) / 2 if math.isfinite(low + high) else level
+            if guessing:  # the error goes with the square of the level, nearly
+                level += (CLOSE if high == math.inf else 0) - 0.5 * math.log(max(coded.error / allowed, 1e-3))
+            else:  # faster and faster: where it does not, guesses never arrive
+                level -= CLOSE * 2.0 ** (trial - 2)
+            if math.isfinite(high - low) and not (guessing and low < level < high):
+                level = (low + high) / 2
             level = max(level, finest)
             coded = self.at(dict.fromkeys(self.weights, level), coded if trial < 2 else None)
         return self._between(feasible, infeasible, allowed) if feasible and infeasible else feasible

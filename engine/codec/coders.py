@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from ..errors import CodecError
+from ..errors import CodecError, KolmogramError
 from .plain import AnsStream, Bzip2Stream, ZstdStream
 from .stream import MixingStream, Stream
 
@@ -20,11 +20,11 @@ class Coder(Enum):
 
     @classmethod
     def named(cls, label: str) -> "Coder":
-        """The coder of that name; CodecError if there is none."""
+        """The coder of that name; KolmogramError if there is none."""
         for coder in cls:
             if coder.label == label:
                 return coder
-        raise CodecError(f"unknown coder {label!r}: use {', '.join(coder.label for coder in cls)}")
+        raise KolmogramError(f"unknown coder {label!r}: use {', '.join(coder.label for coder in cls)}")
 
     @classmethod
     def numbered(cls, number: int) -> "Coder":

@@ -8,9 +8,10 @@ def format_bytes(size: float) -> str:
     """A size for people: `842 B`, `21.2 kB`, `3.4 MB`."""
     if math.isnan(size):
         return "–"
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
+    rounded = float(f"{size:.3g}")  # first, or 999,600 would be 1000 kB
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if rounded >= factor:
+            return f"{rounded / factor:.3g} {unit}"
     return f"{size:.0f} B"
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,12 @@ def _facts(view: View) -> str:
     trajectory = view.trajectory
     failed = sum(status != "ok" for status in trajectory["status"])
     stepless = len(trajectory) - len(view.rows)  # only the table has these
+    weights = [number for number in trajectory["parameters"] if not math.isnan(number)]  # of those that can be read
     facts = {
         "checkpoints": f"{len(trajectory)}"
         + (f", {stepless} without a step" if stepless else "")
         + (f", {failed} with problems" if failed else ""),
-        "weights": format_cell("parameters", max(trajectory["parameters"], default=float("nan"))),
+        "weights": format_cell("parameters", max(weights, default=math.nan)),
     }
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"
 

@@ -180,7 +180,7 @@ def print_metrics(rows: Sequence["Metrics"]) -> None:
 def _cell(column: str, value: object) -> str:
     """A number for people, or, in a pipe, for programs: without separators."""
     text = format_cell(column, value)
-    return text if sys.stdout.isatty() else text.replace(",", "")
+    return text if sys.stdout.isatty() or isinstance(value, str) else text.replace(",", "")
 
 
 class ProgressBars:

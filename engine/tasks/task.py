@@ -7,7 +7,7 @@ the object has it.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -78,20 +78,57 @@ class Task(ABC):
 
 
 class _Given:
-    """Somebody's object, with what a `Task` says where the object says nothing."""
+    """Somebody's object, with what a `Task` says where the object says nothing; known by that object's class."""
 
     def __init__(self, given: Any) -> None:
         self._given = given
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]: only read
+        return type(self._given)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._given if hasattr(self._given, name) else Task, name)
 
 
+class FunctionTask(Task):
+    """A plain loss function."""
+
+    def __init__(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        self._function = function
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What tells it from another: a digest of the function."""
+        return {"function": digest(self._function)}
+
+    def loss(self, params: Mapping[str, Tensor]) -> Tensor:
+        return self._function(params)
+
+
 def as_task(given: Any) -> Task:
-    """Any object with a `loss`, or a plain loss function, as a task."""
+    """Any object with a `loss`, or a plain loss function, as a task; TaskError for anything else."""
     if isinstance(given, Task):
         return given
-    return cast(Task, _Given(given if hasattr(given, "loss") else SimpleNamespace(loss=given)))
+    if callable(getattr(given, "loss", None)):
+        return cast(Task, _Given(given))
+    if _takes_one(given):
+        return FunctionTask(given)
+    kind = type(given).__name__
+    raise TaskError(f"a task is an object with loss(params), not {kind}; a function of params alone is one too")
+
+
+def _takes_one(function: Any) -> bool:
+    """Whether it is a function that can be called with one argument."""
+    if isinstance(function, type) or not callable(function):
+        return False
+    try:
+        signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of some that are built in nothing is known
+        return True
+    return True
 
 
 def as_parameter(tensor: Tensor, task: Any) -> Tensor:

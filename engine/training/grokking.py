@@ -78,7 +78,9 @@ def train(
     weights and optimiser are always float32. Raises KolmogramError if `out` holds a run with other settings.
     """
     schedule = schedule or CheckpointSchedule()
-    _check(device, precision)
+    if precision not in PRECISIONS:
+        raise KolmogramError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    device = usable(device)
     shape = {"modulus": modulus, "architecture": architecture, "width": width, "train_fraction": train_fraction}
     task = ModularTask(operation, **shape, seed=seed, device=device)
     regularisation = recipe_for(recipe, operation) if isinstance(recipe, str) else recipe
@@ -232,12 +234,6 @@ def task_loss(task: ModularTask, device: str, compiled: bool, precision: str) ->
             return F.cross_entropy(task.network.logits(weights, pairs), labels)
 
     return torch.compile(loss, dynamic=False) if compiled else loss
-
-
-def _check(device: str, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise KolmogramError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
-    usable(device)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -24,5 +24,11 @@ def test_weights_that_are_not_finite_are_counted_and_left_out():
     assert columns == {"l2_norm": pytest.approx(5), "abs_max": 4.0, "nonfinite": 2}
 
 
+def test_weights_of_which_none_is_finite_have_no_norm():
+    columns = measure(torch.full((3,), math.nan), torch.zeros(0), torch.tensor([-math.inf]))
+    assert columns == pytest.approx({"l2_norm": math.nan, "abs_max": math.nan, "nonfinite": 4}, nan_ok=True)
+    assert measure(torch.zeros(0)) == {"l2_norm": 0.0, "abs_max": 0.0, "nonfinite": 0}
+
+
 def test_nothing_measured_is_a_zero_vector():
     assert NORMS.columns([]) == {"l2_norm": 0.0, "abs_max": 0.0, "nonfinite": 0}

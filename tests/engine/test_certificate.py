@@ -219,6 +219,13 @@ def test_the_command_prints_bounds_verdicts_and_assumptions(out):
 def test_another_task_or_no_files_are_one_line(out, tmp_path):
     with pytest.raises(TaskError, match="analyzed with another task"):
         bound(out, ModularTask("addition", **(SHAPE | {"train_fraction": 0.5})))
+    weights = tmp_path / "weights"
+    (weights / "run").mkdir(parents=True)
+    shutil.copy(next(out.parent.glob("*.safetensors")), weights / "run")
+    analyze(weights / "run", out=weights)
+    for task in (None, ModularTask("addition", **SHAPE)):
+        with pytest.raises(TaskError, match="analyzed without a task; run kolmogram analyze with --task first"):
+            bound(weights, task)
     norms = tmp_path / "norms"
     analyze(out.parent, measures=["norms"], out=norms)
     with pytest.raises(KolmogramError, match="no complexity_bytes here"):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kolmogram.engine import profiling, statistics
+from kolmogram.engine import analysis, profiling, statistics
+from kolmogram.engine.analysis import analyze
 from kolmogram.engine.errors import BackendError
 from kolmogram.kernels import dispatch
 from safetensors.torch import save_file
@@ -81,7 +82,10 @@ def test_report_on_the_cpu(run):
 def test_trace_has_a_range_per_stage(run, tmp_path, monkeypatch, streamed):
     monkeypatch.setattr(statistics, "STREAMED", streamed)
     path = tmp_path / "trace.json"
-    stages = profiling.trace(path, run, device="cpu")
+    analyzed = []
+    monkeypatch.setattr(analysis, "analyze", lambda *a, **b: analyzed.append(a) or analyze(*a, **b))
+    stages = profiling.profile(sizes=(1000,), run=run, trace=path).stages
+    assert len(analyzed) == 1
     names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
     assert stages.keys() - {"other"} <= names
     assert {"read", "copy", "histograms", "spectra"} <= names

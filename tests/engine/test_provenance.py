@@ -1,5 +1,6 @@
 import sys
 from importlib import import_module
+from types import ModuleType
 
 import pytest
 import torch
@@ -47,20 +48,36 @@ def test_a_file_counts_by_its_content(tmp_path, name):
 
 
 def test_a_module_and_what_lies_beside_it_count_by_their_content(tmp_path, monkeypatch):
-    for name in ("my_task_module", "its_data"):
+    for name in ("my_task_module", "its_data", "its_labels", "no_part_of_it"):
         (tmp_path / f"{name}.py").write_text("x = 1")
+    (tmp_path / "my_task_module.py").write_text("import its_data\ndef task():\n    from its_labels import x")
     monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("its_data", None)
     import_module("my_task_module")
     seen = [task_identity(Task(), "my_task_module:task")]
-    import_module("its_data")
-    seen.append(task_identity(Task(), "my_task_module:task"))
-    for name in ("my_task_module", "its_data"):
-        (tmp_path / f"{name}.py").write_text("x = 2")
+    for name in ("its_labels", "no_part_of_it"):
+        import_module(name)
+        assert task_identity(Task(), "my_task_module:task") == seen[0], "whatever else is loaded"
+    for name in ("my_task_module", "its_data", "its_labels"):
+        (tmp_path / f"{name}.py").write_text((tmp_path / f"{name}.py").read_text() + "\ny = 2")
         seen.append(task_identity(Task(), "my_task_module:task"))
-    for name in ("my_task_module", "its_data"):
+    for name in ("my_task_module", "its_data", "its_labels", "no_part_of_it"):
         del sys.modules[name]
     assert len(set(seen)) == 4
+
+
+def test_kolmogram_itself_is_no_part_of_a_task_that_lies_in_its_repository(tmp_path, monkeypatch):
+    """An editable installation, whose modules are loaded from beside the task."""
+    path = tmp_path / "my_task.py"
+    path.write_text("import kolmogram.engine.tasks")
+    engine = tmp_path / "kolmogram" / "engine" / "__init__.py"
+    engine.parent.mkdir(parents=True)
+    engine.write_text("")
+    first = task_identity(Task(), str(path))
+    engine.write_text("changed = True")
+    loaded = ModuleType("kolmogram.engine.loaded_later")
+    loaded.__file__ = str(engine)
+    monkeypatch.setitem(sys.modules, loaded.__name__, loaded)
+    assert task_identity(Task(), str(path)) == first
 
 
 def test_a_task_file_in_the_current_folder_and_a_package_below_it(tmp_path, monkeypatch):

@@ -141,6 +141,8 @@ def test_a_file_whose_loss_is_too_high_is_not_given_out(task, params):
     found = _result(search, point, 0.1, 0.0)
     assert "exceeds" in found.status
     assert found.encoded is None
+    assert math.isnan(found.bytes)
+    assert not found.per_tensor
 
 
 def test_the_start_is_coded_on_all_threads(task, params, result, monkeypatch):
@@ -205,8 +207,9 @@ def test_fewer_moves_are_a_faster_first_look(task, params, result):
     assert quick.evaluations < result.evaluations / 1.5
     assert quick.bytes > result.bytes
     assert quick.loss <= quick.original_loss + 0.25
-    with pytest.raises(KolmogramError, match="at least 1"):
-        complexity(params, task, 0.25, moves=0)
+    for method in ("kolmogram", "paper"):
+        with pytest.raises(KolmogramError, match="at least 1"):
+            complexity(params, task, 0.25, method=method, moves=0)
 
 
 def test_a_black_box_is_enough(task, params, result):
@@ -258,6 +261,18 @@ def test_where_nothing_coarser_is_feasible_the_bytes_are_kept(params):
     """A loss that minds every bit of its one tensor."""
     exact = params["up.weight"].clone()
     found = complexity({"w": exact}, lambda p: (p["w"] != exact).float().mean() * 100 + 0 * p["w"].sum(), 1e-6)
+    assert found.status == "ok"
+    assert torch.equal(found.decode()["w"], exact)
+
+
+@pytest.mark.parametrize("elsewhere", [1e20, math.inf, math.nan])
+def test_a_loss_that_only_these_weights_keep_from_infinity_is_a_file_too(params, elsewhere):
+    exact = params["up.weight"]
+
+    def loss(p):
+        return 0 * p["w"].sum() + (0.5 if torch.equal(p["w"], exact) else elsewhere)
+
+    found = complexity({"w": exact}, loss, 1.0, moves=2)
     assert found.status == "ok"
     assert torch.equal(found.decode()["w"], exact)
 

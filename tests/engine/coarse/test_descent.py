@@ -62,6 +62,13 @@ def test_out_of_reach_is_none(task, params):
     assert descent.run(1e-9, 5, END, 1.0) is None
 
 
+def test_from_hopelessly_far_is_none(task, params, monkeypatch):
+    _, descent = descent_of(task, params)
+    assert descent.run(1e-30, 5, END, 1.0) is None
+    monkeypatch.setattr(descent.loss, "_value", lambda *_: math.inf)
+    assert descent.run(EPSILON, 5, END, 1.0) is None
+
+
 def test_it_aims_at_no_more_than_a_share_of_what_the_empty_network_loses(task, params, monkeypatch):
     _, descent = descent_of(task, params)
     aims, at = [], Price.at

@@ -88,6 +88,24 @@ def test_where_no_grid_is_fine_enough_the_bytes_are_kept():
     assert torch.equal(decoded["w"], params["w"])
 
 
+def test_where_guesses_do_not_arrive_the_level_falls_faster_and_faster():
+    """Zeros are the best code at many levels: nearly the error that is allowed, and never within it."""
+    params = {"w": torch.randn(100, 60, generator=torch.Generator().manual_seed(0))}
+    file = compress_weights(params, 0.95).data
+    assert len(file) < 1.2 * len(compress_weights(params, 0.1).data)
+    assert 0 < relative_error(params, decode(file)) <= 0.95
+
+
+@pytest.mark.parametrize("allowed", [5e-324, 1e-9, 0.3, 1e308])
+def test_no_target_is_too_far_even_where_weights_overflow(allowed):
+    generator = torch.Generator().manual_seed(0)
+    largest = 65504 * torch.where(torch.rand(30, 40, generator=generator) < 0.5, 1.0, -1.0)
+    params = {"w": (largest * (0.9 + 0.1 * torch.rand(30, 40, generator=generator))).half()}
+    file = compress_weights(params, allowed).data
+    assert relative_error(params, decode(file)) <= allowed
+    assert allowed < 0.1 or len(file) < 200, "a bit each at most"
+
+
 @pytest.mark.parametrize("params", [{}, {"w": torch.zeros(3, 4)}, {"n": torch.tensor(3)}, {"w": torch.zeros(0, 4)}])
 def test_nothing_to_code_is_a_file_too(params):
     for coder in Coder:

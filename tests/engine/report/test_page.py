@@ -2,7 +2,9 @@ import json
 import math
 import re
 
-from kolmogram.engine.report.page import write_report
+from kolmogram.engine.report.page import _facts, write_report
+from kolmogram.engine.report.view import View
+from kolmogram.engine.trajectory import Trajectory
 
 
 def charts_of(text):
@@ -115,3 +117,9 @@ def test_many_tensors_are_summed_up(folder, tmp_path):
     assert charts[2]["data"][-1]["name"] == "48 others"
     assert charts[2]["data"][-1]["y"][0] == 48 * 250
     assert len(charts[3]["data"]) == 40
+
+
+def test_a_first_checkpoint_that_is_broken_does_not_hide_the_number_of_weights():
+    rows = [{"step": i, "checkpoint": str(i), "parameters": n, "status": "ok"} for i, n in enumerate((math.nan, 1000))]
+    assert "<dt>weights</dt><dd>1,000</dd>" in _facts(View(Trajectory(rows), ""))
+    assert "<dt>weights</dt><dd>–</dd>" in _facts(View(Trajectory(rows[:1]), ""))

@@ -75,6 +75,13 @@ def test_rows_without_a_step_have_their_names(make, capsys):
     assert [row[:2] for row in rows[-2:]] == [["10000", "step-4"], ["–", "best.pt"]]
 
 
+def test_a_name_in_a_pipe_keeps_its_commas_and_a_number_has_none(make, capsys):
+    print_trajectory(make(broken=False, stepless=("epoch=3,step=5.ckpt",)).trajectory)
+    *_, row = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert row[1] == "epoch=3,step=5.ckpt"
+    assert "421000" in row
+
+
 def test_an_epsilon_that_is_too_large_is_told(make, capsys):
     print_trajectory(make(coded="zero").trajectory)
     assert "try a smaller --epsilon" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.tasks.identity import digest
@@ -20,6 +22,20 @@ def with_another(factor):
         return factor * F.cross_entropy(outputs, targets)
 
     return with_default
+
+
+def closing_over(value):
+    return lambda outputs, targets: (outputs - value).sum()
+
+
+class Slots:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+    def loss(self, params):
+        return params["w"] * self.x
 
 
 def losses():
@@ -47,6 +63,15 @@ def losses():
         [[1, 2], 3],
         {"x": 1},
         {"x": 2},
+        lambda outputs, targets: outputs.sin().sum(),
+        lambda outputs, targets: outputs.cos().sum(),
+        lambda outputs, targets: sum(x.sin() for x in outputs),
+        lambda outputs, targets: sum(x.cos() for x in outputs),
+        *map(closing_over, (np.zeros(2), np.ones(2), np.zeros(2, int), {"a", "b"}, {"a", "c"}, Path("a"), Path("b"))),
+        closing_over(torch),  # by its name: there is no end to what it holds
+        Slots(1).loss,
+        Slots(2).loss,
+        (one for one in "a"),
     ]
 
 

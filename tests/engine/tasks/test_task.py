@@ -2,6 +2,8 @@ import pytest
 import torch
 from kolmogram import Task
 from kolmogram.engine.errors import TaskError
+from kolmogram.engine.provenance import task_identity
+from kolmogram.engine.tasks import as_task
 from kolmogram.engine.tasks.task import drawn_labels
 from torch import nn
 
@@ -209,6 +211,32 @@ def test_what_else_a_module_cannot_do_is_left_as_it_says(model):
     task = Task.from_module(nn.Linear(3, 2), [(torch.ones(1, 4), torch.ones(1))], lambda out, _: out.mean())
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         task.loss({"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+
+
+def test_what_has_a_loss_or_is_one_is_a_task():
+    class Mine:
+        num_classes = 3
+
+        def loss(self, params):
+            return params["w"].sum()
+
+    params = {"w": torch.ones(2)}
+    for given in (Mine(), Mine().loss, lambda params: params["w"].sum(), lambda p, scale=1: p["w"].sum()):
+        task = as_task(given)
+        assert task.loss(params) == 2
+        assert task.num_examples is None
+    assert as_task(Mine()).num_classes == 3
+    assert as_task(task) is task
+    assert task_identity(as_task(Mine()), None) == task_identity(Mine(), None)
+    assert task_identity(as_task(torch.sin), None) != task_identity(as_task(torch.cos), None)
+
+
+@pytest.mark.parametrize("given", ["my_task.py", 3, None, lambda: None, lambda params, more: None, dict])
+def test_nothing_else_is_a_task(given):
+    with pytest.raises(
+        TaskError, match=r"a task is an object with loss\(params\), not (str|int|NoneType|function|type);"
+    ):
+        as_task(given)
 
 
 @pytest.mark.gpu

@@ -229,6 +229,13 @@ def test_a_folder_that_is_no_run_says_so_in_one_line(tmp_path, name, content, me
     assert "\n" not in str(error.value)
 
 
+def test_the_device_may_be_chosen_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train("addition", tmp_path / "auto", epochs=1, device="auto", **SMALL)
+    train("addition", tmp_path / "cpu", epochs=1, device="cpu", **SMALL)
+    assert_same_run(tmp_path / "auto", tmp_path / "cpu")
+
+
 def test_a_device_that_is_not_there(tmp_path):
     with pytest.raises(KolmogramError, match="device 'abacus' cannot be used here"):
         train("addition", tmp_path, epochs=1, device="abacus", **SMALL)
