@@ -74,7 +74,7 @@ class Search:
             for name, value in self.weights.items()
         }
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params))
+        self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params, self.task.device))
         self._empty = math.inf
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:
