@@ -28,5 +28,5 @@ class Placement:
             return value
         placed = self._placed.get(value)
         if placed is None:
-            placed = self._placed[value] = value.to(self.device)
+            placed = self._placed[value] = value.to(self.device, non_blocking=True)  # nobody waits
         return placed
