@@ -306,10 +306,10 @@ class Latents:
 
     def hold(self, place: slice, other: "Latents") -> int:
         """Keep the integers of a tensor that differ from `other`'s from moving for long. How many there are."""
-        differ = torch.zeros_like(self._symbols, dtype=torch.bool)
-        differ[place] = self._symbols[place] != other._symbols[place]
-        self._values[differ] = self._symbols[differ]
-        self._averages.square[differ] = HELD
+        values, symbols = self._values[place], self._symbols[place]
+        differ = symbols != other._symbols[place]
+        values.copy_(torch.where(differ, symbols, values))
+        self._averages.square[place].masked_fill_(differ, HELD)
         return int(differ.sum())
 
     def codes(self) -> dict[str, Candidate]:

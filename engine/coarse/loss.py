@@ -96,7 +96,7 @@ class Loss:
         if len(self._coming) < BATCH:
             self._coming = torch.cat([self._coming, _shuffled(count, self._generator)])
         drawn, self._coming = self._coming[:BATCH], self._coming[BATCH:]
-        self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn)
+        self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn, non_blocking=True)
 
     def drawing(self) -> tuple[Tensor, Tensor]:
         """What decides which examples are drawn next."""

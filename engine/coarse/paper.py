@@ -47,7 +47,7 @@ class PaperCoder:
             name: value.detach().cpu().float() for name, value in params.items() if value.is_floating_point()
         }
         self.rest = {name: value.cpu() for name, value in params.items() if name not in self.params}
-        self._placed = Placement(params)
+        self._placed = Placement(params, task.device)
         self.evaluations = 0
 
     def loss(self, params: Mapping[str, Tensor]) -> float:

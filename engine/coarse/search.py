@@ -67,15 +67,16 @@ class Search:
         # Matrices first, and in the order of their names: what a file's own order is must make no difference.
         named = sorted(self.params.items(), key=lambda item: (item[1].ndim < 2, natural(item[0])))
         buffers = getattr(self.task, "buffers", ())
-        self.weights = {name: value.detach().cpu() for name, value in named if is_coarse(name, value, buffers)}
-        self.exact = {name: value.detach().cpu() for name, value in named if name not in self.weights}
+        here = {name: value.detach().cpu() for name, value in named}
+        self.weights = {name: value for name, value in here.items() if is_coarse(name, value, buffers)}
+        self.exact = {name: value for name, value in here.items() if name not in self.weights}
         self.signatures = [Signature(name, tuple(value.shape), value.dtype) for name, value in self.weights.items()]
         self.matrices: dict[str, FloatArray] = {
             name: value.detach().double().numpy().reshape(matrix_shape(value.shape))
             for name, value in self.weights.items()
         }
         self.generator = torch.Generator().manual_seed(self.seed)
-        self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params))
+        self.loss = Loss(self.task, self.weights, self.exact, self.generator, Placement(self.params, self.task.device))
         self._empty = math.inf
 
     def run(self, epsilons: Sequence[float]) -> list[Point | None]:

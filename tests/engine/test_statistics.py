@@ -1,5 +1,6 @@
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from kolmogram.engine import statistics
@@ -98,3 +99,19 @@ def test_a_matrix_that_is_not_finite_has_no_spectrum_and_the_others_do():
 def test_spectra_can_be_left_out():
     (one,) = tensor_statistics([("w", normal(8, 8))], spectra=False)
     assert one.singular_values is None
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_pretended_gpu_measures_the_same(pretended, monkeypatch, backend):
+    tensors = [
+        ("half", torch.randn(40, 8).half()),
+        ("float", torch.randn(8, 8)),
+        ("nan", torch.full((2, 2), torch.nan)),
+    ]
+    here = list(tensor_statistics(tensors))
+    monkeypatch.setenv("KOLMOGRAM_BACKEND", backend)
+    for one, other in zip(tensor_statistics(tensors, device="cuda"), here, strict=True):
+        assert one.moments.count == other.moments.count
+        np.testing.assert_allclose(one.entropy_bits, other.entropy_bits, rtol=1e-9)
+        if other.singular_values is not None:
+            np.testing.assert_allclose(one.singular_values, other.singular_values, rtol=1e-9)

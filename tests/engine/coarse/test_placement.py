@@ -45,3 +45,13 @@ def test_a_search_on_a_gpu(method):
     found = complexity(params, task, 0.1, method=method, **({"moves": 10} if method == "kolmogram" else {}))
     assert found.status == "ok"
     assert found.bytes > 0
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_a_network_goes_where_the_data_of_the_task_are(pretended, where):
+    def found(network_on, data_on):
+        task = ModularTask("addition", modulus=11, architecture="mlp", width=16, device=data_on)
+        params = {n: w.to(network_on) for n, w in task.network.initial(torch.Generator().manual_seed(0)).items()}
+        return complexity(params, task, 0.05, moves=2)
+
+    assert found(where, "cuda").encoded == found("cpu", "cpu").encoded

@@ -133,3 +133,16 @@ def test_moves_are_replayed_and_change_nothing(gpu, monkeypatch):
     called = complexity(weights, task, 0.25, moves=40)
     assert replayed.bytes == pytest.approx(called.bytes, rel=0.1)  # sums in another order end elsewhere
     assert replayed.evaluations == called.evaluations
+
+
+def test_moves_are_replayed_on_a_pretended_gpu_and_change_nothing(pretended, monkeypatch):
+    task, weights = trained("cpu")
+    here = complexity(weights, task, 0.25, moves=4)
+    descents = []
+    init = Descent.__init__
+    monkeypatch.setattr(Descent, "__init__", lambda self, *args: (init(self, *args), descents.append(self))[0])
+    task, weights = trained("cuda")
+    assert complexity(weights, task, 0.25, moves=4).encoded == here.encoded
+    assert descents[0]._differentiate.is_replayed
+    assert descents[0]._move.is_replayed
+    assert descents[0].loss._whole._evaluate.is_replayed

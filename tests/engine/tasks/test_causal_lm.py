@@ -4,7 +4,7 @@ import pytest
 import torch
 from kolmogram.engine.checkpoints import open_run
 from kolmogram.engine.errors import TaskError
-from kolmogram.engine.tasks import load_task
+from kolmogram.engine.tasks import as_parameter, load_task
 
 transformers = pytest.importorskip("transformers")
 
@@ -90,3 +90,12 @@ def test_what_is_missing_is_named(folder, model, task):
     config.write_text('{"model_type": "never_heard_of"}')
     with pytest.raises(TaskError, match=r"config.json: .*never_heard_of"):
         load_task(f"causal-lm:{folder / 'text.txt'}", run)
+
+
+def test_a_pretended_gpu_reads_the_same(folder, model, task, pretended):
+    there = load_task(f"causal-lm:{folder / 'text.txt'}", FakeRun(folder, folder / "checkpoint-10"), "cuda")
+    params = {name: as_parameter(t, there) for name, t in stored(model).items()}
+    assert params["transformer.wte.weight"].is_cuda
+    assert there.per_example_loss(params).tolist() == task.per_example_loss(stored(model)).tolist()
+    assert there.error_rate(params) == task.error_rate(stored(model))
+    assert there.sampled_loss(params, torch.Generator().manual_seed(0)).is_cuda

@@ -4,7 +4,7 @@ from kolmogram import Task
 from kolmogram.engine.errors import TaskError
 from kolmogram.engine.provenance import task_identity
 from kolmogram.engine.tasks import as_task
-from kolmogram.engine.tasks.task import drawn_labels
+from kolmogram.engine.tasks.task import as_parameter, drawn_labels
 from torch import nn
 
 
@@ -257,3 +257,20 @@ def test_labels_of_many_classes_are_drawn_in_float32():
     # A quarter of 8,000 is known to 0.005, one standard deviation.
     torch.testing.assert_close((drawn // 500).bincount() / 8_000, torch.full((4,), 0.25), rtol=0, atol=0.02)
     assert len(drawn.unique()) > 1_900, "of 2,000 about 37 are missed by chance"
+
+
+def test_a_module_on_a_pretended_gpu_is_the_same_task(pretended):
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Embedding(9, 6), torch.nn.Flatten(), torch.nn.Linear(12, 3)).to(device)
+        inputs, labels = torch.arange(18).view(9, 2) % 9, torch.arange(9) % 3
+        labels[4] = -100
+        batches = [(inputs.to(device), labels.to(device)), (inputs.flip(0).to(device), labels.flip(0).to(device))]
+        task = Task.from_module(model, batches, torch.nn.functional.cross_entropy)
+        params = {name: as_parameter(p.detach().cpu(), task) for name, p in model.named_parameters()}
+        part = task.subset(torch.tensor([9, 10], device=device))
+        sampled = task.sampled_loss(params, torch.Generator().manual_seed(0))
+        values = task.loss(params), part.loss(params), task.per_example_loss(params).sum(), sampled.sum()
+        found.append([*map(float, values), task.error_rate(params), task.num_classes, task.config])
+    assert found[0] == found[1]

@@ -269,3 +269,11 @@ def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
     train("addition", tmp_path / "eager", **options)
     train("addition", tmp_path / "compiled", compiled=True, **options)
     assert_same_run(tmp_path / "eager", tmp_path / "compiled")
+
+
+def test_a_pretended_gpu_trains_the_same(pretended, tmp_path):
+    losses = []
+    for device in ("cpu", "cuda"):
+        rows = train("addition", tmp_path / device, modulus=7, width=8, epochs=2, recipe="paper", device=device)
+        losses.append([(row.train_loss, row.test_accuracy, row.spectral_entropy) for row in rows])
+    assert losses[1] == [pytest.approx(row) for row in losses[0]]

@@ -332,3 +332,18 @@ def test_inside_a_compiled_training_step(model, tokens):
     assert "embedding.weight" in penalty.entropies  # without _orig_mod.
     for name, gradient in gradients(reference).items():
         torch.testing.assert_close(gradients(model)[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_pretended_gpu_has_the_same_penalty(pretended, every):
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Linear(8, 12)).to(device)
+        penalty = SpectralEntropyRegularizer(0.1, every=every)
+        for _ in range(3):
+            value = penalty(model)
+            value.backward()
+            penalty.add_gradient(model)
+            found.append((value.item(), penalty.means(), model[0].weight.grad.tolist()))
+    assert found[:3] == found[3:]
