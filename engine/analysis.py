@@ -22,7 +22,7 @@ from .measurement import COMPLEXITY, Outcome, Settings, measure_checkpoint
 from .provenance import describe, task_identity
 from .report.page import write_report
 from .store import Key, Store
-from .tables import file_labels, make_trajectory
+from .tables import file_labels, make_trajectory, results
 from .tasks import as_task, load_task
 from .trajectory import Trajectory
 
@@ -49,6 +49,7 @@ def analyze(
     method: str = "kolmogram",
     workers: int = 1,
     seed: int = 0,
+    seeds: int = 1,
     moves: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Trajectory:
@@ -57,14 +58,16 @@ def analyze(
     `task`: an object with `loss(params)`, or that function alone, a specification as for `--task`, or None (a run that
     names its own task in config.json uses that; any other is measured without one, in weight space). `measures`: names
     in `kolmogram.analyzers.ANALYZERS`, all by default. `epsilons`: allowed rise of the loss, nats per example.
-    `moves`: of the complexity search, at most; fewer are faster and find larger files.
+    `moves`: of the complexity search, at most; fewer are faster and find larger files. `seeds`: how many searches there
+    are for every ε, with `seed` and those after it; the smallest file counts, and the largest size stands beside it.
     `out`: folder for tables, report, and the store that makes the next call repeat nothing; None writes nothing.
 
     A checkpoint or measure that fails is NaN in the table, with the reason in `status`; everything else goes on.
     """
     known, method = _known(measures), checked_method(method)
     epsilons = tuple(dict.fromkeys(checked_epsilons(epsilons)))
-    workers, moves = at_least_one("workers", workers), None if moves is None else at_least_one("moves", moves)
+    workers, seeds = at_least_one("workers", workers), at_least_one("seeds", seeds)
+    moves = None if moves is None else at_least_one("moves", moves)
     run = run if isinstance(run, Run) else open_run(run)
     device = usable(device)
     loaded = load_task(task, run, device) if task is None or isinstance(task, str) else as_task(task)
@@ -76,6 +79,7 @@ def analyze(
         epsilons=epsilons,
         method=method,
         seed=seed,
+        seeds=seeds,
         moves=moves,
         task=task_identity(loaded, task if isinstance(task, str) else None),
         device=device,
@@ -89,7 +93,7 @@ def analyze(
         failures = _keep(outcomes, store)
         trajectory = make_trajectory(run, plan, store, failures, broken)
         if out:
-            _write_files(run, plan, store, out / "kolmo")
+            _write_files(run, plan, store, failures, out / "kolmo")
     trajectory.provenance.update(describe(run.path, settings, backend))
     if out:
         trajectory.save(out)
@@ -148,13 +152,15 @@ def _keep(outcomes: Iterable[Outcome], store: Store) -> dict[Key, str]:
     return failures
 
 
-def _write_files(run: Run, plan: Mapping[str, Sequence[Key]], store: Store, folder: Path) -> None:
+def _write_files(
+    run: Run, plan: Mapping[str, Sequence[Key]], store: Store, failures: Mapping[Key, str], folder: Path
+) -> None:
     """The file behind every coded size in the table, as STEP@ε.kolmo; and no others."""
     labels = file_labels({checkpoint.name: checkpoint.step for checkpoint in run})
     written: set[Path] = set()
     for name, work in plan.items():
-        for key in work:
-            if (result := store.get(key)) is not None and result.file is not None:
+        for key, result in results(work, store, failures):
+            if result.file is not None:
                 path = folder / f"{labels[name]}@{json.loads(key.settings)['epsilon']}.kolmo"
                 if not path.is_file() or path.read_bytes() != result.file:
                     write_bytes(path, result.file)

@@ -34,6 +34,7 @@ class Settings:
     epsilons: tuple[float, ...] = ()
     method: str = "kolmogram"
     seed: int = 0
+    seeds: int = 1  # searches for every ε, with this seed and those after it
     moves: int | None = None  # of the complexity search; None: as many as usual
     task: str | None = None  # identity of the task; None without one
     device: str = "cpu"  # where tensors are measured; not part of the result's identity: all backends count alike
@@ -43,12 +44,13 @@ class Settings:
         identity = (checkpoint.name, checkpoint.fingerprint())
         work: list[Key] = []
         if self.task is not None:
-            common = {"task": self.task, "method": self.method, "seed": self.seed, "moves": self.moves}
             if COMPLEXITY in self.measures:
                 version = ANALYZERS[COMPLEXITY].version
+                common = {"task": self.task, "method": self.method, "moves": self.moves, "version": version}
                 work += [
-                    Key(*identity, COMPLEXITY, canonical(common | {"epsilon": epsilon, "version": version}))
+                    Key(*identity, COMPLEXITY, canonical(common | {"epsilon": epsilon, "seed": seed}))
                     for epsilon in self.epsilons
+                    for seed in range(self.seed, self.seed + self.seeds)
                 ]
             work.append(Key(*identity, TASK, canonical({"task": self.task})))
         work += [
@@ -126,14 +128,17 @@ def _measure_tensors(outcome: Outcome, work: Sequence[Key], tensors: Iterable[tu
 def _measure_on_task(
     outcome: Outcome, work: Sequence[Key], params: Mapping[str, Tensor], settings: Settings, task: Any
 ) -> None:
-    searches = [key for key in work if key.measure == COMPLEXITY]
+    searches: dict[int, dict[float, Key]] = {}  # seed → ε → what to do
     for key in work:
         if key.measure == TASK:
             with outcome.recording([key]):
                 outcome.finish(key, Result(_task_columns(task, params), []))
-    if searches:
-        with outcome.recording(searches):
-            _measure_complexity(outcome, searches, params, settings, task)
+        else:
+            asked = json.loads(key.settings)
+            searches.setdefault(asked["seed"], {})[asked["epsilon"]] = key
+    for seed, keys in searches.items():
+        with outcome.recording(list(keys.values())):
+            _measure_complexity(outcome, keys, params, settings, seed, task)
 
 
 @torch.no_grad()
@@ -148,15 +153,14 @@ def _task_columns(task: Any, params: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def _measure_complexity(
-    outcome: Outcome, work: Sequence[Key], params: Mapping[str, Tensor], settings: Settings, task: Any
+    outcome: Outcome, work: Mapping[float, Key], params: Mapping[str, Tensor], settings: Settings, seed: int, task: Any
 ) -> None:
-    """One search for all ε that are still to do."""
+    """One search for all ε that are still to do for a seed."""
     from .coarse import complexity_curve
 
     analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
-    epsilons = [json.loads(key.settings)["epsilon"] for key in work]
-    curve = complexity_curve(params, task, epsilons, method=settings.method, seed=settings.seed, moves=settings.moves)
-    for key, epsilon, found in zip(work, epsilons, curve.results, strict=True):
+    curve = complexity_curve(params, task, list(work), method=settings.method, seed=seed, moves=settings.moves)
+    for (epsilon, key), found in zip(work.items(), curve.results, strict=True):
         columns = analyzer.columns(settings.method, epsilon, found)
         rows = analyzer.tensors(settings.method, epsilon, found) if found.status == "ok" else {}
         values = [TensorValue(tensor, name, size, "ok", transform) for tensor, (name, size, transform) in rows.items()]

@@ -1,17 +1,20 @@
 """From results in the store to the two tables."""
 
+import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 from urllib.parse import quote
 
-from ..analyzers import unit_of
+from ..analyzers import ANALYZERS, ComplexityAnalyzer, unit_of
 from .checkpoints import Checkpoint, Run
 from .errors import CheckpointError
 from .inspection import weights_of
 from .logged import RunLog
-from .store import Key, Store, TensorValue
+from .measurement import COMPLEXITY
+from .store import Key, Result, Store, TensorValue
 from .trajectory import TENSOR_COLUMNS, Trajectory, make_rows
 
 
@@ -25,20 +28,44 @@ def make_trajectory(
     for checkpoint in run:
         columns: dict[str, float] = {}
         failed: dict[str, list[str]] = {}  # reason → measures
-        for key in plan[checkpoint.name]:
-            result = store.get(key)
-            if result is not None:
-                columns |= result.columns
-                _append(tensors, checkpoint, result.tensors)
-            status = result.status if result is not None else failures[key]
-            if status != "ok":
-                failed.setdefault(status, []).append(key.measure)
-                _append(tensors, checkpoint, [TensorValue("", key.measure, math.nan, status)])
+        for key, result in results(plan[checkpoint.name], store, failures):
+            columns |= result.columns
+            _append(tensors, checkpoint, result.tensors)
+            if result.status != "ok":
+                failed.setdefault(result.status, []).append(key.measure)
+                _append(tensors, checkpoint, [TensorValue("", key.measure, math.nan, result.status)])
         problems = [f"{', '.join(dict.fromkeys(measures))}: {reason}" for reason, measures in failed.items()]
         status = broken.get(checkpoint.name) or "; ".join(problems) or "ok"
         identity = _identity(checkpoint, status)
         rows.append(identity | log.columns(checkpoint) | columns | identity)  # first, and nobody's but ours
     return Trajectory(make_rows(rows), tensors)
+
+
+def results(work: Sequence[Key], store: Store, failures: Mapping[Key, str]) -> Iterator[tuple[Key, Result]]:
+    """What came of the work on one checkpoint. Of several searches for one ε the smallest file counts."""
+    searches: dict[float, list[Key]] = {}
+    for key in work:
+        if key.measure == COMPLEXITY:
+            searches.setdefault(json.loads(key.settings)["epsilon"], []).append(key)
+    for key in work:
+        together = next((keys for keys in searches.values() if key in keys), [key])
+        if key == together[0]:
+            yield key, _together(together, [_result(each, store, failures) for each in together])
+
+
+def _result(key: Key, store: Store, failures: Mapping[Key, str]) -> Result:
+    return store.get(key) or Result({}, [], failures[key])
+
+
+def _together(keys: Sequence[Key], found: Sequence[Result]) -> Result:
+    """One result of several searches; a search that failed is told of, and leaves the others to count."""
+    if len(found) == 1:
+        return found[0]
+    asked = json.loads(keys[0].settings)
+    analyzer = cast("ComplexityAnalyzer", ANALYZERS[COMPLEXITY])
+    smallest, columns = analyzer.several(asked["method"], asked["epsilon"], [result.columns for result in found])
+    failed = next((result.status for result in found if not result.columns), found[smallest].status)
+    return replace(found[smallest], columns=columns, status=failed)
 
 
 def file_labels(steps: Mapping[str, float | None]) -> dict[str, str]:

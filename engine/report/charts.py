@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .labels import format_bytes
-from .style import HAIRLINE, INK, MUTED, OTHERS, RUNS, TENSORS, lighten, role_colour
+from .style import BAND, HAIRLINE, INK, MUTED, OTHERS, RUNS, TENSORS, lighten, role_colour
 from .ticks import step_ticks
 from .view import Line, Panel, View, panel_titles
 
@@ -29,7 +29,9 @@ def overview(views: Sequence[View]) -> Chart:
         layout["annotations"].append(_panel_title(panels[0][2], spans[row][1]))
         for i, view, panel in panels:
             for line in panel.lines if len(views) == 1 else panel.compared():
-                traces.append(_trace(view, line, f"y{number}", _colour(line, i, len(views)), len(views) > 1))
+                colour = _colour(line, i, len(views))
+                traces += _band(view, line, f"y{number}", colour)
+                traces.append(_trace(view, line, f"y{number}", colour, len(views) > 1))
         if len(views) == 1:
             height = (spans[row][1] - spans[row][0]) * layout["height"]
             layout["annotations"] += _end_labels(views[0], panels[0][2], f"y{number}", height)
@@ -216,6 +218,17 @@ def _trace(view: View, line: Line, axis: str, colour: str, named: bool) -> dict[
     width = 2.6 if line.role == "test" or (line.role == "complexity" and line.rank == 0) else 1.8
     dash = "dot" if named and line.role == "train" else "solid"
     return trace | {"yaxis": axis, "line": {"color": colour, "width": width, "dash": dash}, "showlegend": False}
+
+
+def _band(view: View, line: Line, axis: str, colour: str) -> list[dict[str, Any]]:
+    """What lies between the smallest and the largest of several searches, as one closed outline."""
+    if not line.upper:
+        return []
+    points = [p for p in zip(view.x, line.values, line.upper, strict=True) if not math.isnan(p[1] + p[2])]
+    outline = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in reversed(points)]
+    fill = {"fill": "toself", "fillcolor": colour, "opacity": BAND, "line": {"width": 0}, "mode": "lines"}
+    x, y = [x for x, _ in outline], [y for _, y in outline]
+    return [{"type": "scatter", "x": x, "y": y, "yaxis": axis, "hoverinfo": "skip", "showlegend": False, **fill}]
 
 
 def _curve(view: View, name: str, values: Sequence[float], colour: str, form: str) -> dict[str, Any]:

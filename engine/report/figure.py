@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import KolmogramError
 from ..files import atomic_path
 from .labels import format_bytes
-from .style import HAIRLINE, INK, MUTED, RUNS, lighten, role_colour
+from .style import BAND, HAIRLINE, INK, MUTED, RUNS, lighten, role_colour
 from .ticks import step_ticks
 from .view import Line, Panel, View, load_views, on_one_axis, panel_titles
 
@@ -112,6 +112,8 @@ def _draw_line(axis: "Axes", view: View, line: Line, run: int, runs: int) -> Non
     main = line.role == "test" or (line.role in ("complexity", "measure") and line.rank == 0)
     style = {"color": colour, "linewidth": 1.4 if main else 0.9, "markersize": 2.2, "marker": "o", "markeredgewidth": 0}
     name = view.name if runs > 1 and line.role != "train" else "_" + line.label
+    if line.upper:
+        axis.fill_between(view.x, line.values, line.upper, color=colour, alpha=BAND, linewidth=0)
     axis.plot(view.x, line.values, linestyle=":" if runs > 1 and line.role == "train" else "-", label=name, **style)
 
 

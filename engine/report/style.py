@@ -20,6 +20,9 @@ TENSORS = (
 
 OTHERS = "#c9d1d8"
 
+BAND = 0.2
+"""Opacity of what lies between the smallest and the largest of several searches."""
+
 
 def role_colour(role: str, rank: int = 0) -> str:
     """The colour of a line by its role; further lines of a role are lighter."""

@@ -25,6 +25,7 @@ class Line:
     values: list[float]
     role: str  # "train", "test", "complexity" or "measure": decides the colour when there is one run
     rank: int = 0  # 0 is the main line of its role; further ones (other ε) are drawn lighter
+    upper: list[float] | None = None  # the largest of several searches, whose smallest are the values
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class View:
             "loss_bound",
         )
         after = ("effective_rank", "entropy_bits@0.25", "l2_norm")
-        names = (*before, *self.complexity_columns(), *proved, *after)
+        sizes = [each for name in self.complexity_columns() for each in (name, name.replace("_bytes@", "_largest@"))]
+        names = (*before, *sizes, *proved, *after)
         return tuple(name for name in names if self.column(name))
 
     def tensor_values(self, measure: str) -> dict[str, list[float]]:
@@ -180,10 +182,13 @@ class View:
 
     def _complexity(self) -> Panel | None:
         lines = [
-            Line(complexity_label(name), self.column(name) or [], "complexity", rank)
+            Line(complexity_label(name), self.column(name) or [], "complexity", rank, self._largest(name))
             for rank, name in enumerate(self.complexity_columns())
         ]
         return Panel("Complexity", "bytes", lines) if lines else None
+
+    def _largest(self, name: str) -> list[float] | None:
+        return self.column(name.replace("_bytes@", "_largest@"))
 
     def _proved(self) -> Panel | None:
         """The bound that `kolmogram bound` added, and what it says nothing below."""
