@@ -68,7 +68,7 @@ def analysing(device: torch.device, dry: bool) -> dict[str, Any]:
         found["analyze() of the file, s"] = seconds(
             lambda: analyze(folder, measures=measures, device=str(device)), device
         )
-        found["stages with spectra, s"] = profiling._stages_of(folder, None, str(device))
+        found["stages with spectra, s"] = profiling.stages_of(folder, None, str(device))
     return found
 
 

@@ -188,7 +188,7 @@ def profile(
         ]
     peak = _peak_memory(device)
     _forget_peak_memory(device)
-    stages = _stages_of(run, task, str(device), trace) if run is not None else {}
+    stages = stages_of(run, task, str(device), trace) if run is not None else {}
     return ProfileReport(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         backend=backend.name,
@@ -203,7 +203,7 @@ def profile(
     )
 
 
-def _stages_of(run: str | Path, task: Any, device: str, trace: str | Path | None) -> dict[str, float]:
+def stages_of(run: str | Path, task: Any, device: str, trace: str | Path | None = None) -> dict[str, float]:
     """Seconds of each stage of analysing a run, under torch's profiler if there is a file for its trace."""
     from .analysis import analyze
 
