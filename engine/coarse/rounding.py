@@ -38,7 +38,9 @@ class Metric:
         if self.matrix.ndim == 1:
             return self.matrix + self.damping * max(self.matrix.mean(), _TINY) + _TINY
         mean = max(float(np.trace(self.matrix)) / len(self.matrix), _TINY)
-        return self.matrix + np.eye(len(self.matrix), dtype=self.matrix.dtype) * (self.damping * mean + _TINY)
+        damped = self.matrix.copy()
+        damped[np.diag_indices_from(damped)] += self.damping * mean + _TINY
+        return damped
 
     @lazy
     def order(self) -> NDArray[np.intp]:
@@ -52,7 +54,7 @@ class Metric:
         damped = self.damped
         if damped.ndim == 1:
             return np.zeros((0, 0), np.float32), damped[self.order].astype(np.float64)
-        root = np.linalg.cholesky(damped[np.ix_(self.order, self.order)])
+        root = np.linalg.cholesky(damped.take(self.order, 0).take(self.order, 1))
         diagonal = np.diag(root).astype(np.float64)
         return np.ascontiguousarray(root / diagonal, np.float32), diagonal * diagonal
 
@@ -111,35 +113,38 @@ def _round(
 
 def round_matrix(weights: FloatArray, rows: Metric, columns: Metric, step: FloatArray, slope: float) -> IntArray:
     """Integers ([m, n]) for `weights` ([m, n]) in units of `step` ([m], one per row) at `slope` distortion per bit."""
-    order_rows, order_columns = rows.order, columns.order
-    sorted_weights = _gathered(weights, order_rows, order_columns)
+    return _rounded(weights, rows.order, columns.order, *rows.factors, *columns.factors, step, slope)
+
+
+@njit(cache=True, nogil=True)
+def _rounded(
+    weights: FloatArray,
+    order_rows: IntArray,
+    order_columns: IntArray,
+    lower_rows: Array,
+    price_rows: FloatArray,
+    lower_columns: Array,
+    price_columns: FloatArray,
+    step: FloatArray,
+    slope: float,
+) -> IntArray:
+    """All of it in one call: threads that round other matrices meanwhile need not take turns at the interpreter."""
     sorted_step = step[order_rows]
-    (lower_rows, price_rows), (lower_columns, price_columns) = rows.factors, columns.factors
-    symbols, errors = np.empty_like(sorted_weights), np.empty(sorted_weights.shape, np.float32)
+    sorted_weights = np.empty(weights.shape)
+    for i in range(order_rows.size):
+        for j in range(order_columns.size):
+            sorted_weights[i, j] = weights[order_rows[i], order_columns[j]]
     mean = _mean_magnitudes(sorted_weights, sorted_step)
+    symbols, errors = np.empty(weights.shape), np.empty(weights.shape, np.float32)
+    metric = (lower_rows, price_rows, lower_columns, price_columns)
     for _ in range(2 if slope > 0 else 1):
         per_unit = np.minimum(laplace_costs(np.maximum(mean, 0.02))[1], 6.0)
-        metric = (lower_rows, price_rows, lower_columns, price_columns)
         _round(sorted_weights, *metric, sorted_step, slope, per_unit, symbols, errors)
-        mean = np.abs(symbols).mean(1)
-    return _scattered(symbols, order_rows, order_columns)
-
-
-@njit(cache=True, nogil=True)
-def _gathered(weights: FloatArray, rows: IntArray, columns: IntArray) -> FloatArray:
-    result = np.empty((rows.size, columns.size))
-    for i in range(rows.size):
-        for j in range(columns.size):
-            result[i, j] = weights[rows[i], columns[j]]
-    return result
-
-
-@njit(cache=True, nogil=True)
-def _scattered(symbols: FloatArray, rows: IntArray, columns: IntArray) -> IntArray:
-    result = np.empty(symbols.shape, np.int64)
-    for i in range(rows.size):
-        for j in range(columns.size):
-            result[rows[i], columns[j]] = int(symbols[i, j])
+        mean = _mean_magnitudes(symbols, np.ones(step.size))
+    result = np.empty(weights.shape, np.int64)
+    for i in range(order_rows.size):
+        for j in range(order_columns.size):
+            result[order_rows[i], order_columns[j]] = int(symbols[i, j])
     return result
 
 

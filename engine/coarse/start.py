@@ -57,6 +57,8 @@ class Start:
     ) -> None:
         self.loss, self.signatures, self.weights, self.generator = loss, signatures, weights, generator
         self.matrices = dict(matrices)
+        # The largest take longest: begun last they would be waited for alone.
+        self._largest_first = sorted(weights, key=lambda name: weights[name].numel(), reverse=True)
 
     def coded(self, epsilon: float) -> State:
         """The network at about half of the rise that ε allows; at more if nothing is fine enough."""
@@ -111,8 +113,8 @@ class Start:
                 return assembler.coders[name].zero()
             return assembler.code(name, levels[name], kinds=DIRECT)
 
-        coded = with_one_blas_thread_each(code, self.weights)
-        candidates = dict(zip(self.weights, coded, strict=True))
+        coded = dict(zip(self._largest_first, with_one_blas_thread_each(code, self._largest_first), strict=True))
+        candidates = {name: coded[name] for name in self.weights}
         params = {s.name: to_tensor(candidates[s.name].decoded, s.shape, s.dtype) for s in self.signatures}
         return State(candidates, params, self.loss(params))
 

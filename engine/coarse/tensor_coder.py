@@ -15,7 +15,7 @@ from .curvature import Curvature
 from .lowrank import CUT, LARGEST_ROTATION, ROTATED_CUT, Decomposition, decompose, factorise
 from .rate import matrix_bits
 from .rotation import rotate
-from .rounding import Metric, round_matrix
+from .rounding import Array, Metric, round_matrix
 from .transforms import transform_metric
 
 ROUNDING_DAMPING = 1.0  # of the metric that feeds errors back: trusting the sketch more costs up to half of the bytes
@@ -140,16 +140,21 @@ class TensorCoder:
     def view(self, matrices: Bases, sources: Sources) -> View:
         """The tensor in the given bases, inherited from `sources`."""
         weights = self.weights
-        metrics = [self.curvature.rows, self.curvature.columns]
         if matrices[0] is not None:
             weights = matrices[0] @ weights
-            metrics[0] = transform_metric(metrics[0], matrices[0])
         if matrices[1] is not None:
             weights = weights @ matrices[1].T
-            metrics[1] = transform_metric(metrics[1], matrices[1])
-        rounding = (Metric(metrics[0], ROUNDING_DAMPING), Metric(metrics[1], ROUNDING_DAMPING))
-        fitting = (Metric(metrics[0], FITTING_DAMPING), Metric(metrics[1], FITTING_DAMPING))
+        rows, columns = self._metrics(0, matrices[0]), self._metrics(1, matrices[1])
+        rounding, fitting = zip(rows, columns, strict=True)
         return View(np.ascontiguousarray(weights), matrices, sources, rounding, fitting)
+
+    def _metrics(self, axis: int, basis: FloatArray | None) -> tuple[Metric, Metric]:
+        """The metrics of an axis for rounding and for fitting; in its own coordinates they are shared by all views."""
+        return self._own_metrics[axis] if basis is None else _damped(transform_metric(self.curvature[axis], basis))
+
+    @lazy
+    def _own_metrics(self) -> tuple[tuple[Metric, Metric], tuple[Metric, Metric]]:
+        return _damped(self.curvature.rows), _damped(self.curvature.columns)
 
     def best(
         self, level: float, bases: tuple[Basis, Basis], view: View, kinds: frozenset[Kind] = ALL_KINDS
@@ -190,6 +195,10 @@ class TensorCoder:
         symbols = round_matrix(view.weights - offset * size, rows, columns, steps, slope)
         transposed, bits = direct_bits(symbols)
         return Representation(Kind.DIRECT, step, offset, bases, transposed, symbols), bits
+
+
+def _damped(metric: Array) -> tuple[Metric, Metric]:
+    return Metric(metric, ROUNDING_DAMPING), Metric(metric, FITTING_DAMPING)
 
 
 def dropped(shape: tuple[int, int], distortion: float = math.nan) -> Candidate:
