@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from ..codec.exact import FloatArray
 from ..codec.representation import matrix_shape
 from ..tasks import Task
-from .loss import part_of
+from ..tasks.labels import Redrawn, drawn_signs
+from .loss import drawn_part, restricted
+from .replay import Replayed
 from .rounding import Array
 
 LARGEST_SIDE = 1024
@@ -57,18 +59,9 @@ def moments(
 
     `fixed` tensors are needed by the loss and have no curvature of their own.
     """
-    mean: dict[str, Moments] = {}
-    point = {name: value.detach().requires_grad_() for name, value in params.items()}
+    passes, mean = _Passes(task, params, fixed, generator), {}
     for draw in range(draws):
-        with _Uses(point) as uses:
-            objective = _signed_loss(part_of(task, generator), {**fixed, **point}, generator)
-        gradients = torch.autograd.grad(objective, list(point.values()), allow_unused=True)
-        found = {
-            name: uses.moments(name) or _gradient_moments(gradient)
-            for name, gradient in zip(point, gradients, strict=True)
-            if gradient is not None
-        }
-        mean = _mixed(mean, found, 1 / (draw + 1))
+        mean = _mixed(mean, passes.another(), 1 / (draw + 1))
     return {name: Moments(*(side.cpu() for side in sides)) for name, sides in mean.items()}
 
 
@@ -95,6 +88,55 @@ def without_dead(matrix: FloatArray, seen: Curvature) -> FloatArray:
     return np.where(dead, 0.0, matrix) if (dead & (matrix != 0)).any() else matrix
 
 
+class _Passes:
+    """Backward passes, each on another part of the examples with other labels and signs.
+
+    On a GPU all that is random is written over what it was before, so that a pass can be replayed.
+    """
+
+    def __init__(
+        self, task: Task, params: Mapping[str, Tensor], fixed: Mapping[str, Tensor], generator: torch.Generator
+    ) -> None:
+        self._point = {name: value.detach().requires_grad_() for name, value in params.items()}
+        self._task, self._fixed, self._source = task, fixed, generator
+        device = next((value.device for value in self._point.values()), torch.device("cpu"))
+        self._redrawn = Redrawn() if device.type == "cuda" else None
+        self._generator = self._redrawn or generator
+        self._examples: Tensor | None = None
+        self._objective = torch.zeros((), dtype=torch.float64, device=device)
+        self._found: dict[str, Moments] = {}
+        self._run = Replayed(self._backward, device, self._objective)
+
+    def another(self) -> dict[str, Moments]:
+        """The moments of another pass, in memory that the next may write over."""
+        self._generator.set_state(self._source.get_state())
+        self._examples = drawn_part(self._task, self._generator, self._examples)
+        if self._redrawn:
+            self._redrawn.redraw()
+        self._run()
+        self._source.set_state(self._generator.get_state())
+        return self._found
+
+    def _backward(self) -> None:
+        if self._redrawn:
+            self._redrawn.rewind()
+        with _Uses(self._point) as uses:
+            part = restricted(self._task, self._examples)
+            objective = _signed_loss(part, {**self._fixed, **self._point}, self._generator)
+        gradients = torch.autograd.grad(objective, list(self._point.values()), allow_unused=True)
+        found = {
+            name: uses.moments(name) or _gradient_moments(gradient)
+            for name, gradient in zip(self._point, gradients, strict=True)
+            if gradient is not None
+        }
+        self._objective.copy_(objective.detach())
+        if self._redrawn and found.keys() == self._found.keys():
+            there, here = ([side for sides in each.values() for side in sides] for each in (self._found, found))
+            torch._foreach_copy_(there, here)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            self._found = found
+
+
 def _signed_loss(task: Task, point: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
     """A scalar whose gradient has the Fisher information as its covariance, as nearly as the task allows."""
     sampled: Callable[..., Tensor] | None = getattr(task, "sampled_loss", None)
@@ -105,8 +147,7 @@ def _signed_loss(task: Task, point: Mapping[str, Tensor], generator: torch.Gener
         losses = per_example(point)
     else:
         return task.loss(point)
-    signs = torch.randint(0, 2, losses.shape, generator=generator).to(losses) * 2 - 1
-    return (losses * signs).sum() / losses.numel() ** 0.5
+    return (losses * drawn_signs(losses, generator)).sum() / losses.numel() ** 0.5
 
 
 def _gradient_moments(gradient: Tensor) -> Moments:
@@ -124,7 +165,8 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _mixed(mean: dict[str, Moments], found: dict[str, Moments], share: float) -> dict[str, Moments]:
-    """The mean (written over) with `share` of what was found; what only one of them has seen is as it is there."""
+    """The mean (written over, like what was found) with `share` of that; what only one has seen is as it is there."""
+    alone = {name: Moments(*(side.clone() for side in found[name])) for name in found.keys() - mean.keys()}
     both = [name for name in found if name in mean]
     pairs = [_alike(list(pair)) for name in both for pair in zip(mean[name], found[name], strict=True)]
     mine, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -132,7 +174,7 @@ def _mixed(mean: dict[str, Moments], found: dict[str, Moments], share: float) ->
         torch._foreach_mul_(mine, 1 - share)  # pyright: ignore[reportPrivateImportUsage]
         torch._foreach_mul_(theirs, share)  # pyright: ignore[reportPrivateImportUsage]
         torch._foreach_add_(mine, theirs)  # pyright: ignore[reportPrivateImportUsage]
-    return mean | found | dict(zip(both, map(Moments, mine[::2], mine[1::2]), strict=True))
+    return mean | alone | dict(zip(both, map(Moments, mine[::2], mine[1::2]), strict=True))
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

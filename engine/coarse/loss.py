@@ -19,10 +19,25 @@ PART, BATCH = 800, 256
 MANY = 1 << 16  # examples, of which so many are drawn that hardly one comes twice
 
 
-def part_of(task: Task, generator: torch.Generator, size: int = PART) -> Task:
-    """The task on about `size` of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
-    count = _divisible(task, size)
-    return _on(task, _shuffled(count, generator)[:size]) if count else task
+def part_of(task: Task, generator: torch.Generator) -> Task:
+    """The task on a part of its examples, drawn afresh; the task itself if it is small or cannot be divided."""
+    return restricted(task, drawn_part(task, generator))
+
+
+def drawn_part(task: Task, generator: torch.Generator, before: Tensor | None = None) -> Tensor | None:
+    """The numbers of about PART examples, drawn afresh, where the task's data are; None where `part_of` is all of it.
+
+    They lie in the memory of those `before`.
+    """
+    count = _divisible(task, PART)
+    return _written(_shuffled(count, generator)[:PART], before, task.device) if count else None
+
+
+def restricted(task: Task, examples: Tensor | None) -> Task:
+    """The task on these of its examples; None are all."""
+    if examples is None:
+        return task
+    return task.subset(examples)  # pyright: ignore[reportAttributeAccessIssue]: optional in a task
 
 
 def _divisible(task: Task, size: int) -> int:
@@ -38,8 +53,9 @@ def _shuffled(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _on(task: Task, examples: Tensor) -> Task:
-    return task.subset(examples.to(task.device))  # pyright: ignore[reportAttributeAccessIssue]: optional in a task
+def _written(examples: Tensor, before: Tensor | None, device: torch.device | str) -> Tensor:
+    """The numbers of examples on a device, in the memory of those before: a graph goes on reading them there."""
+    return examples.to(device) if before is None else before.copy_(examples, non_blocking=True)
 
 
 class Loss:
@@ -96,7 +112,7 @@ class Loss:
         if len(self._coming) < BATCH:
             self._coming = torch.cat([self._coming, _shuffled(count, self._generator)])
         drawn, self._coming = self._coming[:BATCH], self._coming[BATCH:]
-        self._batch = drawn.to(self.task.device) if self._batch is None else self._batch.copy_(drawn, non_blocking=True)
+        self._batch = _written(drawn, self._batch, self.task.device)
 
     def drawing(self) -> tuple[Tensor, Tensor]:
         """What decides which examples are drawn next."""
@@ -109,8 +125,7 @@ class Loss:
 
     def on_batch(self, params: Mapping[str, Tensor]) -> Tensor:
         """The loss on the examples drawn last, to be differentiated."""
-        task = self.task if self._batch is None else _on(self.task, self._batch)
-        return task.loss({**self.fixed, **params})
+        return restricted(self.task, self._batch).loss({**self.fixed, **params})
 
     def _value(self, evaluation: "_Evaluation", params: Mapping[str, Tensor]) -> float:
         self.evaluations += 1

@@ -25,7 +25,9 @@ class Replayed:
     def __init__(self, function: Callable[[], None], device: torch.device, witness: Tensor | None = None) -> None:
         self._function, self._witness = function, witness
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._next = self._call if device.type != "cuda" else self._warm_up
+        self._warm = False
+        on_gpu = self._watched if witness is not None else self._warm_up
+        self._next = on_gpu if device.type == "cuda" else self._call
 
     def __call__(self) -> None:
         self._next()
@@ -39,21 +41,25 @@ class Replayed:
         self._function()
 
     def _warm_up(self) -> None:
-        """The first call: libraries take their memory, and kernels are compiled."""
+        """Called: libraries take their memory, and kernels are compiled."""
         self._function()
-        self._next = self._watched
+        self._next, self._warm = self._watched, True
 
     def _watched(self) -> None:
-        """The second: whether it waits for the GPU. If it does not, what it does is written down."""
-        self._next = self._call
+        """Called: whether it waits for the GPU, and not only to warm up. If it does not, it is written down."""
+        self._next = self._call if self._warm else self._warm_up
         try:
             with _no_waiting():
                 self._function()
         except RuntimeError:
             if self._witness is None:
                 raise
-            self._function()
-            return
+            self._next()
+        else:
+            self._next = self._call
+            self._write_down()
+
+    def _write_down(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             pool: Any = _pool().id  # that it is a handle of one, its type does not say
@@ -65,7 +71,7 @@ class Replayed:
         self._next = graph.replay if self._witness is None else self._compared
 
     def _compared(self) -> None:
-        """The third: whether what was written down does what a call does."""
+        """Replayed and called: whether what was written down does what a call does."""
         assert self._graph is not None
         assert self._witness is not None
         self._graph.replay()

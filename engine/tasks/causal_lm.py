@@ -16,7 +16,8 @@ from torch.func import functional_call
 
 from ..checkpoints.location import local
 from ..errors import TaskError
-from .task import Task, check_module_names, drawn_labels
+from .labels import drawn_labels
+from .task import Task, check_module_names
 
 if TYPE_CHECKING:
     from ..checkpoints import Run

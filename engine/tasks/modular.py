@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..codec.exact import is_prime
 from ..errors import TaskError
+from .labels import drawn_labels
 from .networks import ARCHITECTURES, HEADS, WIDTH, build
-from .task import Task, check_names, drawn_labels
+from .task import Task, check_names
 
 Params = Mapping[str, Tensor]
 

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from ..errors import TaskError
 from ..lazy import lazy
 from .identity import digest
+from .labels import drawn_labels
 
 _IGNORED = -100  # the label that cross_entropy passes over
 
@@ -264,14 +265,6 @@ def _is_cross_entropy(loss_fn: object) -> bool:
         return loss_fn is F.cross_entropy
     settings = loss_fn.label_smoothing, loss_fn.reduction, loss_fn.ignore_index
     return loss_fn.weight is None and settings == (0, "mean", _IGNORED)
-
-
-def drawn_labels(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A label (n,) for each row of logits (n, classes), drawn from what they say, where the generator is."""
-    where = logits.device if generator is None else generator.device
-    numbers = torch.rand(len(logits), 1, generator=generator, device=where).to(logits.device)
-    # Of the shares of the classes, one after the other, it falls into one; sums need not end at 1 exactly.
-    return (logits.detach().float().softmax(-1).cumsum(-1) < numbers).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def _call_arguments(inputs: object) -> tuple[tuple[object, ...], dict[str, object]]:

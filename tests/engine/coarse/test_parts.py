@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from kolmogram.engine.coarse.curvature import Curvature, Moments, curvature, moments, without_dead
+from kolmogram.engine.coarse.curvature import Curvature, Moments, _Passes, curvature, moments, without_dead
 from kolmogram.engine.coarse.lowrank import decompose, factorise
 from kolmogram.engine.coarse.rate import matrix_bits
 from kolmogram.engine.coarse.rotation import rotate
@@ -14,6 +14,7 @@ from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, 
 from kolmogram.engine.codec.exact import fourier_basis, multiplicative_basis
 from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, basis_matrix
 from kolmogram.engine.tasks import Task
+from kolmogram.engine.tasks.modular import ModularTask
 
 RNG = np.random.default_rng(0)
 
@@ -119,6 +120,26 @@ def test_moments_are_means_over_passes_whatever_each_of_them_has_seen():
     assert second["w"].rows.tolist() == [2.5, 3.5]  # half of that and of the diagonal of [[5, 5], [5, 5]]
     np.testing.assert_allclose(second["w"].columns, (np.ones((2, 2)) + 2 * np.array([[1, 2], [2, 4]])) / 2)
     assert second["late"].rows.tolist() == [1, 4]
+
+
+def test_passes_are_replayed_on_a_pretended_gpu_and_see_the_same(pretended, monkeypatch):
+    """All eight: other examples, labels and signs each time, though only the first two are called."""
+    made, draws = [], torch.Generator().manual_seed(4)
+    init = _Passes.__init__
+    monkeypatch.setattr(_Passes, "__init__", lambda self, *args: (init(self, *args), made.append(self))[0])
+    here, there = (ModularTask("addition", modulus=53, architecture="mlp", width=16, device=d) for d in ("cpu", "cuda"))
+    weights = here.network.initial(torch.Generator().manual_seed(0))
+    expected = moments(here, weights, 8, draws)
+    after = torch.rand(1, generator=draws)
+    found = moments(there, {n: w.cuda() for n, w in weights.items()}, 8, draws.manual_seed(4))
+    assert not made[0]._run.is_replayed
+    assert made[1]._run.is_replayed
+    assert pretended.launches["replay"] == 7
+    assert torch.equal(torch.rand(1, generator=draws), after), "and what is drawn next is the same"
+    assert found.keys() == expected.keys()
+    for name, sides in expected.items():
+        for side, other in zip(sides, found[name], strict=True):
+            torch.testing.assert_close(other, side)
 
 
 def test_single_coordinates_lean_half_on_their_mean():

@@ -4,7 +4,8 @@ from kolmogram import Task
 from kolmogram.engine.errors import TaskError
 from kolmogram.engine.provenance import task_identity
 from kolmogram.engine.tasks import as_task
-from kolmogram.engine.tasks.task import as_parameter, drawn_labels
+from kolmogram.engine.tasks.labels import drawn_labels
+from kolmogram.engine.tasks.task import as_parameter
 from torch import nn
 
 
