@@ -7,7 +7,7 @@ is missing, or memory given out too early, goes unseen.
 """
 
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -95,6 +95,15 @@ class Graph:
     def __init__(self):
         self.steps, self.before = [], []
 
+    def capture_begin(self, *_, **__):
+        gpu.capture = self
+
+    def capture_end(self):
+        gpu.capture = None
+        with torch.no_grad(), plainly():
+            for tensor, before in reversed(self.before):
+                tensor.copy_(before)
+
     def replay(self):
         gpu.launches["replay"] += 1
         with torch.no_grad(), plainly():
@@ -167,17 +176,6 @@ class Machine:
             raise RuntimeError(f"operation not permitted when stream is capturing ({reason})")
         if self.debug_mode == "error":
             raise RuntimeError(f"called a synchronizing CUDA operation ({reason})")
-
-    @contextmanager
-    def capturing(self, graph, **_):
-        self.capture = graph
-        try:
-            yield
-        finally:
-            self.capture = None
-            with torch.no_grad(), plainly():
-                for tensor, before in reversed(graph.before):
-                    tensor.copy_(before)
 
     def _refuse_mixed(self, func, name, args, hosts, written):
         indices = tensors_in(args[1]) if name in HOST_INDICES and args[0].is_cuda else []
@@ -256,7 +254,9 @@ def pretend(patch: pytest.MonkeyPatch) -> Machine:
             "get_sync_debug_mode": lambda: gpu.debug_mode,
             "set_sync_debug_mode": partial(setattr, gpu, "debug_mode"),
             "CUDAGraph": Graph,
-            "graph": gpu.capturing,
+            "synchronize": lambda: gpu.wait("synchronize"),
+            "mem_get_info": lambda: (1, 1),
+            "memory_reserved": lambda: 0,
             "MemPool": lambda: SimpleNamespace(id=0),
             "Stream": lambda *_: stream,
             "Event": lambda *_: stream,

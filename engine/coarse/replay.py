@@ -62,8 +62,7 @@ class Replayed:
     def _write_down(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            pool: Any = _pool().id  # that it is a handle of one, its type does not say
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with _capture(graph, _pool()[0]):
                 self._function()
         except RuntimeError:
             return
@@ -85,9 +84,36 @@ class Replayed:
 
 
 @functools.cache
-def _pool() -> torch.cuda.MemPool:
-    """What all graphs compute in: one after the other, and nothing of it is kept. It outlives every one of them."""
-    return torch.cuda.MemPool()
+def _pool() -> tuple[torch.cuda.MemPool, torch.cuda.CUDAGraph]:
+    """What all graphs compute in: one after the other, and nothing of it is kept. It outlives every one of them.
+
+    A first graph stays in it for good: a pool that the last one has left takes in no other (an assertion of PyTorch's).
+    """
+    pool, first = torch.cuda.MemPool(), torch.cuda.CUDAGraph()
+    with _capture(first, pool):
+        torch.zeros(1, device="cuda")
+    return pool, first
+
+
+@functools.cache
+def _stream() -> torch.cuda.Stream:
+    """Graphs cannot be captured on the usual one."""
+    return torch.cuda.Stream()
+
+
+@contextmanager
+def _capture(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> Iterator[None]:
+    """As `torch.cuda.graph`, but that gives back all free memory first, and having it again takes longer than this."""
+    torch.cuda.synchronize()
+    if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved():  # a graph may need as much as calls have taken
+        torch.cuda.empty_cache()
+    with torch.cuda.stream(_stream()):
+        handle: Any = pool.id  # its type does not say that it is one
+        graph.capture_begin(handle, capture_error_mode="thread_local")
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 @contextmanager
