@@ -13,6 +13,7 @@ from numba import njit
 from .arithmetic import PROBABILITY_BITS, ByteArray, IntArray, code_bit
 
 ONE = 1 << PROBABILITY_BITS
+CONTEXTS = 7  # that are mixed: a constant, so that loops over them are unrolled
 _UNIT = 256  # one unit of log-odds
 _LIMIT = 2047  # log-odds are kept within ±8
 _FLOOR = 24  # no bit is ever cheaper than 24/65536
@@ -63,26 +64,31 @@ def code_mixed(
     encoding: bool,
     bit: int,
     slots: IntArray,
+    beside: int,
     chosen: int,
     odds: IntArray,
     mixer: Mixer,
     state: IntArray,
     buffer: ByteArray,
 ) -> int:
-    """Code one bit under the contexts `slots` ([contexts]) with weight set `chosen`; `odds` ([contexts]) is scratch."""
+    """Code one bit under the contexts `beside` (how far) those in `slots` ([contexts]), with weight set `chosen`.
+
+    `odds` ([contexts]) is scratch.
+    """
     probability, confidence, weight = mixer
     total = 0
-    for i in range(slots.size):
-        odds[i] = STRETCH[probability[i, slots[i]] >> 4]
+    for i in range(CONTEXTS):
+        odds[i] = STRETCH[probability[i, slots[i] + beside] >> 4]
         total += weight[chosen, i] * odds[i]
     mixed = SQUASH[_clip(total >> 16, -_LIMIT, _LIMIT) + _LIMIT]
     bit = code_bit(encoding, bit, _clip(mixed, _FLOOR, ONE - _FLOOR), state, buffer)
     error = ((bit << 16) - mixed) * _LEARNING_RATE
-    for i in range(slots.size):
+    for i in range(CONTEXTS):
         weight[chosen, i] += (odds[i] * error + (1 << 15)) >> 16
-        estimate, seen = probability[i, slots[i]], confidence[i, slots[i]]
+        slot = slots[i] + beside
+        estimate, seen = probability[i, slot], confidence[i, slot]
         estimate += (((bit << 16) - estimate) * RATE[seen]) >> 16
-        probability[i, slots[i]] = _clip(estimate, 16, ONE - 16)
+        probability[i, slot] = _clip(estimate, 16, ONE - 16)
         if seen < _CONFIDENT:
-            confidence[i, slots[i]] = seen + 1
+            confidence[i, slot] = seen + 1
     return bit

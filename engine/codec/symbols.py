@@ -11,29 +11,38 @@ import numpy as np
 from numba import njit
 
 from .arithmetic import POSITION, SLACK, ByteArray, IntArray, code_bit, code_bits, reserve
-from .mixing import ONE, Mixer, code_mixed, new_mixer
+from .mixing import CONTEXTS, ONE, Mixer, code_mixed, new_mixer
 
-CONTEXTS = 7
 LEVELS = 24  # log-spaced classes of a mean magnitude, two an octave from 1/16 on
 DEPTH = 18  # unary up to here, Exp-Golomb beyond
 _HALF = ONE // 2
 _UNKNOWN = LEVELS  # the level of a row or prior about which nothing is known yet
 _DEEP = 10  # unary positions told apart by the contexts
+_POSITION = np.array([r if r < 7 else min(_DEEP - 1, 6 + (r - 3) // 4) for r in range(DEPTH)], np.int64)
 _SLOTS = (LEVELS + 1) * (LEVELS + 1) * _DEEP * 2
 
 
-@njit(cache=True)
+def _level(magnitude16: int) -> int:
+    octave = magnitude16.bit_length() - 1
+    half = magnitude16 >> (octave - 1) & 1 if octave > 0 else 0
+    return min(2 * octave + half + 1, LEVELS - 1)
+
+
+_LEVELS = np.array([0] + [_level(magnitude16) for magnitude16 in range(1, 1 << LEVELS // 2)], np.int64)
+
+
+@njit(cache=True, inline="always")
 def level(magnitude16: int) -> int:
     """Class of a mean magnitude given in sixteenths: 0 for none, then two classes an octave."""
-    if magnitude16 < 1:
-        return 0
-    octave = 0
-    rest = magnitude16
-    while rest > 1:
-        rest >>= 1
-        octave += 1
-    half = (magnitude16 >> (octave - 1)) & 1 if octave > 0 else 0
-    return min(2 * octave + half + 1, LEVELS - 1)
+    if magnitude16 >= _LEVELS.size:
+        return LEVELS - 1
+    return _LEVELS[max(magnitude16, 0)]
+
+
+@njit(cache=True, inline="always")
+def _level_of_mean(total16: int, count: int) -> int:
+    """Class of total16 / count; most are below 1, and a division takes as long as coding a bit."""
+    return level(total16 // count) if total16 >= count else 0
 
 
 def _expected(mean: float, position: int) -> int:
@@ -52,7 +61,7 @@ def _initial() -> IntArray:
         for position in range(_DEEP):
             chance = _expected(mean, position)
             for part in range(2):
-                table[0, (a * _DEEP + position) * 2 + part] = chance
+                table[0, (2 * a + part) * _DEEP + position] = chance
             for b in range(LEVELS + 1):
                 row = means[b] if b < LEVELS else mean
                 joint = _expected(float(np.sqrt(mean * row)), position)
@@ -103,34 +112,6 @@ def code_rest(encoding: bool, rest: int, chances: IntArray, state: IntArray, buf
 
 
 @njit(cache=True)
-def code_magnitude(
-    encoding: bool,
-    magnitude: int,
-    slots: IntArray,
-    scratch: IntArray,
-    part: int,
-    mixer: Mixer,
-    beyond: IntArray,
-    state: IntArray,
-    buffer: ByteArray,
-) -> int:
-    """Code one magnitude in unary; `slots` are its contexts' slots for position 0, beside which the next ones lie."""
-    reached = 0
-    at = slots.copy()
-    while reached < DEPTH:
-        position = reached if reached < 7 else min(_DEEP - 1, 6 + (reached - 3) // 4)
-        for i in range(CONTEXTS):
-            at[i] = slots[i] + position * (2 if i == 0 or i == 4 else 1)
-        more = code_mixed(
-            encoding, 1 if magnitude > reached else 0, at, 2 * position + part, scratch, mixer, state, buffer
-        )
-        if more == 0:
-            return reached
-        reached += 1
-    return DEPTH + code_rest(encoding, magnitude - DEPTH, beyond, state, buffer)
-
-
-@njit(cache=True)
 def code_matrix(
     encoding: bool,
     symbols: IntArray,
@@ -150,12 +131,12 @@ def code_matrix(
     rows, columns = symbols.shape
     after = 0
     energy = np.zeros(rows, np.int64)
-    slots = np.empty(CONTEXTS, np.int64)
-    scratch = np.empty(CONTEXTS, np.int64)
+    known = np.array([level(magnitude) if magnitude >= 0 else _UNKNOWN for magnitude in prior])
+    slots, odds = np.empty(CONTEXTS, np.int64), np.empty(CONTEXTS, np.int64)
     previous = np.array([24, 24])
     for c in range(columns):
         if encoding:
-            buffer = reserve(state, buffer, 64)
+            buffer = reserve(state, buffer, 64 * (rows + 1))
         zeros = 1 if encoding and not symbols[:, c].any() else 0
         zeros = code_bit(encoding, zeros, empty[after], state, buffer)
         empty[after] += ((zeros << 16) - empty[after]) >> 4
@@ -173,23 +154,29 @@ def code_matrix(
             above2 = abs(symbols[i - 2, c]) if i > 1 else 0
             left = abs(symbols[i, c - 1]) if c > 0 else 0
             left2 = abs(symbols[i, c - 2]) if c > 1 else 0
-            column = level((2 * previous[part] + 16 * total) // (2 + seen))
-            row = level(16 * energy[i] // c) if c > 0 else _UNKNOWN
+            column = _level_of_mean(2 * previous[part] + 16 * total, 2 + seen)
+            row = _level_of_mean(16 * energy[i], c) if c > 0 else _UNKNOWN
             near = level(3 * (2 * above + above2 + 2 * left + left2))
-            known = level(prior[i]) if prior[i] >= 0 else _UNKNOWN
-            slots[0] = column * _DEEP * 2 + part
+            slots[0] = (2 * column + part) * _DEEP
             slots[1] = (column * (LEVELS + 1) + row) * _DEEP
             slots[2] = (column * (LEVELS + 1) + near) * _DEEP
             slots[3] = (column * 36 + 6 * min(left, 5) + min(left2, 5)) * _DEEP
-            slots[4] = min(c, 60) * _DEEP * 2 + part
-            slots[5] = (column * (LEVELS + 1) + known) * _DEEP
+            slots[4] = (2 * min(c, 60) + part) * _DEEP
+            slots[5] = (column * (LEVELS + 1) + known[i]) * _DEEP
             slots[6] = (near * (LEVELS + 1) + row) * _DEEP
-            if encoding:
-                buffer = reserve(state, buffer, 64)
-            elif state[POSITION] > buffer.size + SLACK:
+            if not encoding and state[POSITION] > buffer.size + SLACK:
                 return buffer
             magnitude = abs(symbols[i, c]) if encoding else 0
-            magnitude = code_magnitude(encoding, magnitude, slots, scratch, part, mixer, beyond[column], state, buffer)
+            # In unary, and here: as a function of its own it takes three times as long.
+            reached = 0
+            while reached < DEPTH:
+                bit, position = 1 if magnitude > reached else 0, _POSITION[reached]
+                if not code_mixed(encoding, bit, slots, position, 2 * position + part, odds, mixer, state, buffer):
+                    break
+                reached += 1
+            if reached == DEPTH:
+                reached += code_rest(encoding, magnitude - DEPTH, beyond[column], state, buffer)
+            magnitude = reached
             if magnitude > 0:
                 negative = code_bit(encoding, 1 if symbols[i, c] < 0 else 0, _HALF, state, buffer)
                 if not encoding:

@@ -14,7 +14,7 @@ from kolmogram.engine.codec.representation import Kind, Representation
 BIT_BY_BIT = {
     arithmetic: ("code_bits", "code_exp_golomb"),
     mixing: ("code_mixed",),
-    symbols: ("code_matrix", "code_magnitude", "code_rest", "_code_adaptive"),
+    symbols: ("code_matrix", "code_rest", "_code_adaptive"),
 }
 
 

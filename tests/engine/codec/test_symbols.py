@@ -1,5 +1,6 @@
 """The symbol model: exact, adaptive, and close to the information it claims."""
 
+import math
 import zlib
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from kolmogram.engine.codec import mixing
+from kolmogram.engine.codec import mixing, symbols
 from kolmogram.engine.codec.stream import MixingStream
 
 UNKNOWN = {n: np.full(n, -1, np.int64) for n in range(600)}
@@ -76,3 +77,12 @@ def test_tables_are_the_same_on_every_platform():
     assert zlib.crc32(mixing.SQUASH.tobytes()) == 3685188899
     assert zlib.crc32(mixing.STRETCH.tobytes()) == 3980857335
     assert zlib.crc32(mixing.RATE.tobytes()) == 927400641
+
+
+def test_a_class_is_two_to_an_octave_up_to_the_last():
+    for magnitude in [*range(5000), 2**39, 2**62]:
+        octave = math.floor(math.log2(magnitude)) if magnitude else 0
+        upper = octave > 0 and magnitude >= 1.5 * 2**octave
+        expected = min(2 * octave + upper + 1, symbols.LEVELS - 1) if magnitude else 0
+        assert symbols.level(magnitude) == expected
+    assert symbols.level(-1) == 0
