@@ -10,15 +10,9 @@ from ..codec.header import Signature
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, Kind, basis_matrix
 from .curvature import Curvature
 from .tensor_coder import ALL_KINDS, Candidate, TensorCoder, View
-from .transforms import choose_basis, fourier_candidate
+from .transforms import choose_basis
 
 GRID = 64  # log noise levels are tried on a grid of 1/64, so that codes can be reused
-
-
-def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, Basis]]:
-    """The Fourier basis, if any, that each side of each matrix is worth trying in."""
-    sides = with_one_blas_thread_each(fourier_candidate, [side for w in weights.values() for side in (w, w.T)])
-    return dict(zip(weights, zip(sides[::2], sides[1::2], strict=True), strict=True))
 
 
 @dataclass(eq=False)

@@ -18,8 +18,9 @@ from ..codec.container import to_tensor
 from ..codec.exact import FloatArray
 from ..codec.header import Signature
 from ..codec.representation import Kind
-from .assembly import Assembler, fourier_bases
+from .assembly import Assembler
 from .curvature import Curvature, curvature, moments, without_dead
+from .fourier import fourier_bases
 from .loss import Loss
 from .state import State
 from .tensor_coder import Candidate

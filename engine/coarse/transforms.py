@@ -8,15 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..codec.exact import FloatArray, is_prime, powers
+from ..codec.exact import FloatArray
 from ..codec.representation import IDENTITY, Basis, BasisKind, Decoded, basis_matrix
 from .rounding import Array, Metric
 
-_LONGEST_FOURIER = 512
-_SHORTEST_FOURIER = 16
-_FOURIER_TAIL = 5  # special tokens that may follow the cyclic ones
 _LONGEST_INHERITED = 1024
-_FOURIER_GAIN = 0.03  # nats of mean log energy above which its rate is worth asking for
 _TIE = 1.01  # times the rate of plain coordinates up to which Fourier's is taken: it gathers energy that noise may hide
 _BASIS_BITS = 8.0  # about what naming an inherited basis costs
 
@@ -33,7 +29,7 @@ def choose_basis(
     """The basis of axis 0 of `weights` ([n, k]) with the lowest rate at `noise` (squared error in the metric, per
     entry).
 
-    `fourier` is the axis' own Fourier basis, or the identity (`fourier_candidate`).
+    `fourier` is the axis' own Fourier basis, or the identity (`fourier_bases`).
     """
     damped = metric.damped
     best, chosen = _rate(weights, _diagonal(damped), noise), IDENTITY
@@ -49,40 +45,6 @@ def choose_basis(
         if (rate := rate_in(basis)) < best - _BASIS_BITS:
             best, chosen = rate, basis
     return chosen
-
-
-def fourier_candidate(weights: FloatArray) -> Basis:
-    """The Fourier basis of axis 0 of `weights` ([n, k]) that gathers its energy best, or the identity if none does.
-
-    That is additive or, for primes, multiplicative. A cyclic axis may be followed by a few special coordinates (the
-    tokens of an operation and of "=").
-    """
-    n = len(weights)
-    if not _SHORTEST_FOURIER <= n <= _LONGEST_FOURIER or not weights.any():
-        return IDENTITY
-    floor = 1e-3 * (weights * weights).sum() / n
-    best, chosen = np.log((weights * weights).sum(1) + floor).mean() - _FOURIER_GAIN, IDENTITY
-    narrow = weights.astype(np.float32)  # enough to compare means by, in two thirds of the time
-    for period in range(n, max(n - _FOURIER_TAIL, _SHORTEST_FOURIER) - 1, -1):
-        kinds = (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE) if is_prime(period) else (BasisKind.FOURIER,)
-        for basis in (Basis(kind, period) for kind in kinds):
-            mean = np.log(fourier_energies(narrow, basis) + floor).mean()
-            if mean < best:
-                best, chosen = mean, basis
-    return chosen
-
-
-def fourier_energies(weights: Array, basis: Basis) -> Array:
-    """Energies of the rows of `weights` ([n, k]) in a Fourier basis ([n], in no particular order), by FFT."""
-    first = 1 if basis.kind == BasisKind.MULTIPLICATIVE else 0  # zero has no logarithm
-    cyclic = weights[list(powers(basis.parameter))] if first else weights[: basis.parameter]
-    waves = np.fft.rfft(cyclic, axis=0, norm="ortho")
-    even = len(cyclic) % 2 == 0
-    alone = waves[[0, -1]] if even else waves[:1]  # without a sine: constant and highest frequency
-    pairs = waves[1:-1] if even else waves[1:]
-    others = np.concatenate([weights[:first], weights[basis.parameter :]])
-    rows = (alone.real, np.sqrt(2) * pairs.real, np.sqrt(2) * pairs.imag, others)
-    return np.concatenate([(row * row).sum(1) for row in rows])
 
 
 def transform_metric(metric: Array, basis: FloatArray) -> FloatArray:

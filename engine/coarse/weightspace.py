@@ -18,9 +18,10 @@ from ..codec.coders import Coder
 from ..codec.container import Encoded, Entry, encode, exact_code, to_tensor
 from ..codec.header import Signature
 from ..codec.representation import IDENTITY, Decoded, Kind, matrix_shape
-from .assembly import GRID, Assembler, fourier_bases
+from .assembly import GRID, Assembler
 from .curvature import Curvature
 from .exactness import is_coarse
+from .fourier import fourier_bases
 from .tensor_coder import ALL_KINDS, Candidate
 
 SMALL = 1 << 20  # weights of a network all of whose tensors are tried in each other's bases

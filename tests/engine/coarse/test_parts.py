@@ -5,12 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from kolmogram.engine.coarse.curvature import Curvature, Moments, _Passes, curvature, moments, without_dead
+from kolmogram.engine.coarse.fourier import fourier_bases, fourier_energies
 from kolmogram.engine.coarse.lowrank import decompose, factorise
 from kolmogram.engine.coarse.rate import matrix_bits
 from kolmogram.engine.coarse.rotation import rotate
 from kolmogram.engine.coarse.rounding import Metric, round_matrix
 from kolmogram.engine.coarse.tensor_coder import TensorCoder
-from kolmogram.engine.coarse.transforms import choose_basis, fourier_candidate, fourier_energies, transform_metric
+from kolmogram.engine.coarse.transforms import choose_basis, transform_metric
 from kolmogram.engine.codec.exact import fourier_basis, multiplicative_basis
 from kolmogram.engine.codec.representation import IDENTITY, Basis, BasisKind, Kind, basis_matrix
 from kolmogram.engine.tasks import Task
@@ -172,19 +173,37 @@ def test_hidden_uses_fall_back_to_the_gradient_itself(task, params):
 def test_fourier_is_offered_where_the_axis_is_cyclic_but_for_a_few_special_tokens(tail, offered):
     rng = np.random.default_rng(1)
     waves = fourier_basis(61)[[3, 4, 11, 12]].T @ rng.normal(size=(4, 20))
-    basis = fourier_candidate(np.concatenate([waves, rng.normal(size=(tail, 20)) * 0.01]))
+    basis, _ = fourier_bases({"w": np.concatenate([waves, rng.normal(size=(tail, 20)) * 0.01])})["w"]
     assert ((basis.kind, basis.parameter) == (BasisKind.FOURIER, 61)) == offered
 
 
 def test_fourier_is_not_offered_for_noise_or_nothing():
-    assert fourier_candidate(RNG.normal(size=(63, 20))) == IDENTITY
-    assert fourier_candidate(np.zeros((63, 20))) == IDENTITY
+    noise, nothing = RNG.normal(size=(63, 20)), np.zeros((63, 20))
+    assert fourier_bases({"noise": noise, "nothing": nothing}) == dict.fromkeys(
+        ("noise", "nothing"), (IDENTITY, IDENTITY)
+    )
+
+
+def test_every_side_has_the_basis_that_it_has_alone():
+    """Though sides of one length are transformed together, in pieces that end within them."""
+    waves = fourier_basis(61)[[3, 4, 11, 12]]
+    sides = [
+        waves.T @ RNG.normal(size=(4, 40)),
+        RNG.normal(size=(61, 1500)),
+        waves.T @ RNG.normal(size=(4, 900)) + 1e-3,
+    ]
+    matrices = {str(i): side for i, side in enumerate([*sides, sides[0].T @ sides[0], sides[2].T, waves[:1].T])}
+    together = fourier_bases(matrices)
+    assert together == {name: fourier_bases({name: matrix})[name] for name, matrix in matrices.items()}
+    fourier = Basis(BasisKind.FOURIER, 61)
+    assert together["0"][0] == together["2"][0] == together["4"][1] == fourier != together["1"][0]
+    assert together["5"] == (IDENTITY, IDENTITY), "a vector is coded as it is"
 
 
 def test_a_multiplicative_basis_is_offered_where_a_prime_axis_is_multiplied():
     characters = multiplicative_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 20))
     table = np.concatenate([np.zeros((1, 20)), characters, RNG.normal(size=(2, 20)) * 0.01])
-    basis = fourier_candidate(table)
+    basis, _ = fourier_bases({"w": table})["w"]
     assert (basis.kind, basis.parameter) == (BasisKind.MULTIPLICATIVE, 61)
 
 
@@ -192,8 +211,11 @@ def test_a_multiplicative_basis_is_offered_where_a_prime_axis_is_multiplied():
 def test_energies_by_fft_are_those_of_the_basis(n):
     weights = RNG.normal(size=(n, 5))
     for basis in (Basis(kind, p) for kind in (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE) for p in (17, 19) if p <= n):
-        expected = ((basis_matrix(basis, n, ()) @ weights) ** 2).sum(1)
-        np.testing.assert_allclose(np.sort(fourier_energies(weights, basis)), np.sort(expected))
+        expected = (basis_matrix(basis, n, ()) @ weights) ** 2
+        found = fourier_energies(weights, basis, np.array([0, 0, 1, 1, 1]), 3)
+        np.testing.assert_allclose(np.sort(found[:, 0]), np.sort(expected[:, :2].sum(1)))
+        np.testing.assert_allclose(np.sort(found[:, 1]), np.sort(expected[:, 2:].sum(1)))
+        assert not found[:, 2].any()
 
 
 def test_fourier_is_taken_where_noise_hides_what_it_gathers():
