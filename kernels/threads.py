@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
@@ -22,10 +23,16 @@ def with_one_blas_thread_each(function: Callable[[Piece], Result], pieces: Itera
     """function(piece) for each, over the threads. NumPy's BLAS keeps to one thread meanwhile: on matrices of a few
     hundred columns its own would mostly wait for each other.
     """
-    with _blas().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         return list(pool(torch.get_num_threads()).map(function, pieces))
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """NumPy's BLAS keeps to one thread: on small matrices more only wait for each other."""
+    return _blas().limit(limits=1, user_api="blas")
 
 
 @functools.cache
 def _blas() -> ThreadpoolController:
+    """Found once: to look through all libraries of a process takes milliseconds."""
     return ThreadpoolController()

@@ -125,7 +125,7 @@ class Descent:
                 paces.caution *= self._recover(kept, limit * epsilon)
                 continue
             if number % LOOKS == 0 and rise <= NEAR * max(aim, 1.0):
-                kept = self.latents.copy()
+                kept.assign(self.latents)
             self._price.fill_(price.at(rise, aim))
             self._pace.fill_(paces.move(number))
             self._move()

@@ -71,11 +71,6 @@ class Averages(NamedTuple):
         """Averages that go on on their own."""
         return Averages(*(part.clone() for part in self))
 
-    def assign(self, other: "Averages") -> None:
-        """Become what the other is, in the same memory."""
-        for part, new in zip(self, other, strict=True):
-            part.copy_(new)
-
 
 class Slot(NamedTuple):
     """One tensor's place: its code at the start, the weights that it stands for, and its bases in float32."""
@@ -174,9 +169,12 @@ class Latents:
 
     def assign(self, other: "Latents") -> None:
         """Become what a copy is, in the same memory."""
-        for name in _MOVING:
-            value, new = getattr(self, name), getattr(other, name)
-            value.assign(new) if isinstance(value, Averages) else value.copy_(new)
+        mine, new = self._moving(), other._moving()
+        torch._foreach_copy_(mine, new)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _moving(self) -> list[Tensor]:
+        values = [getattr(self, name) for name in _MOVING]
+        return [part for value in values for part in (value if isinstance(value, Averages) else (value,))]
 
     @property
     def bits(self) -> float:

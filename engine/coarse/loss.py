@@ -110,7 +110,8 @@ class Loss:
         if not count:
             return
         if len(self._coming) < BATCH:
-            self._coming = torch.cat([self._coming, _shuffled(count, self._generator)])
+            shuffled = _shuffled(count, self._generator).to(self.task.device, non_blocking=True)
+            self._coming = torch.cat([self._coming.to(shuffled.device), shuffled])
         drawn, self._coming = self._coming[:BATCH], self._coming[BATCH:]
         self._batch = _written(drawn, self._batch, self.task.device)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from ...kernels.threads import one_blas_thread
 from ..checkpoints.names import natural
 from ..codec.container import Encoded, Entry, encode, exact_code
 from ..codec.exact import FloatArray
@@ -84,7 +84,7 @@ class Search:
         found = self._nothing(epsilons)
         left = sorted({epsilon for epsilon in epsilons if epsilon not in found}, reverse=True)
         if self.weights and left:
-            with threadpool_limits(1, "blas"):  # small matrices: more threads only wait for each other
+            with one_blas_thread():
                 self._begin()
                 found |= {epsilon: point for epsilon in left if (point := self._smallest(epsilon))}
         return [found.get(epsilon) for epsilon in epsilons]

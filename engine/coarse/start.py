@@ -109,14 +109,14 @@ class Start:
     def _at(self, assembler: Assembler, levels: Mapping[str, float], dropped: frozenset[str]) -> State:
         """The network with every tensor at its log noise level."""
 
-        def code(name: str) -> Candidate:
-            if name in dropped:
-                return assembler.coders[name].zero()
-            return assembler.code(name, levels[name], kinds=DIRECT)
+        def code(name: str) -> tuple[Candidate, Tensor]:
+            coder = assembler.coders[name]
+            candidate = coder.zero() if name in dropped else assembler.code(name, levels[name], kinds=DIRECT)
+            return candidate, to_tensor(candidate.decoded, self.weights[name].shape, self.weights[name].dtype)
 
         coded = dict(zip(self._largest_first, with_one_blas_thread_each(code, self._largest_first), strict=True))
-        candidates = {name: coded[name] for name in self.weights}
-        params = {s.name: to_tensor(candidates[s.name].decoded, s.shape, s.dtype) for s in self.signatures}
+        candidates = {name: coded[name][0] for name in self.weights}
+        params = {name: coded[name][1] for name in self.weights}
         return State(candidates, params, self.loss(params))
 
     def _assembler(self, dropped: frozenset[str]) -> Assembler:

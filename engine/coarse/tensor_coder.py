@@ -110,7 +110,7 @@ class TensorCoder:
     weights: FloatArray
     curvature: Curvature
 
-    @property
+    @lazy
     def dead(self) -> bool:
         """Whether the loss does not see this tensor at all."""
         columns = self.curvature.columns
