@@ -54,7 +54,9 @@ def _best_bases(sides: Sequence[FloatArray]) -> list[Basis]:
 
     found = with_one_blas_thread_each(energies_in, [(basis, piece) for basis in bases for piece in pieces])
     energies = np.stack(found).reshape(len(bases), len(pieces), n, len(sides)).sum(1)
-    means = np.log(energies + 1e-3 * energies[0].sum(0) / n).mean(1)
+    floor = 1e-3 * energies[0].sum(0) / n + np.finfo(np.float32).tiny  # squares of tiny weights vanish in float32
+    means = np.log(energies + floor).mean(1)
+    means = np.nan_to_num(means, nan=np.inf)  # and those of huge ones overflow
     means[0] -= _GAIN
     return [bases[index] for index in means.argmin(0)]
 

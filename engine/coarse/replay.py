@@ -4,6 +4,7 @@ The kernels of a small network take a tenth of the time that it takes to launch 
 """
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,13 +108,25 @@ def _capture(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool) -> Iterator[
     torch.cuda.synchronize()
     if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved():  # a graph may need as much as calls have taken
         torch.cuda.empty_cache()
-    with torch.cuda.stream(_stream()):
+    with torch.cuda.stream(_stream()), _no_collecting():
         handle: Any = pool.id  # its type does not say that it is one
         graph.capture_begin(handle, capture_error_mode="thread_local")
         try:
             yield
         finally:
             graph.capture_end()
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Garbage stays where it is: another graph in it, destroyed now, would spoil the one that is being captured."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

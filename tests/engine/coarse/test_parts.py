@@ -200,6 +200,18 @@ def test_every_side_has_the_basis_that_it_has_alone():
     assert together["5"] == (IDENTITY, IDENTITY), "a vector is coded as it is"
 
 
+@pytest.mark.filterwarnings("error")
+def test_fourier_is_not_offered_where_squares_vanish_in_float32():
+    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 40))
+    assert fourier_bases({"w": waves * 1e-30}) == {"w": (IDENTITY, IDENTITY)}
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_fourier_is_not_offered_where_squares_overflow_float32():
+    waves = fourier_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 40))
+    assert fourier_bases({"w": waves * 3e38 / np.abs(waves).max()}) == {"w": (IDENTITY, IDENTITY)}
+
+
 def test_a_multiplicative_basis_is_offered_where_a_prime_axis_is_multiplied():
     characters = multiplicative_basis(61)[[3, 4, 11, 12]].T @ RNG.normal(size=(4, 20))
     table = np.concatenate([np.zeros((1, 20)), characters, RNG.normal(size=(2, 20)) * 0.01])

@@ -1,5 +1,7 @@
 """What is replayed does what a call does, and what cannot be replayed is called."""
 
+import gc
+
 import pytest
 import torch
 from kolmogram.engine.coarse import complexity
@@ -52,6 +54,55 @@ def test_one_is_replayed_after_another_is_gone(gpu):
         assert repeated.is_replayed
         del repeated
         torch.cuda.empty_cache()
+
+
+def test_nothing_is_collected_while_a_graph_is_captured(pretended):
+    result, collects = torch.zeros((), device="cuda"), []
+    repeated = Replayed(lambda: (collects.append(gc.isenabled()), result.fill_(1)), torch.device("cuda"), result)
+    for _ in range(5):
+        repeated()
+    assert repeated.is_replayed
+    assert collects == [True, False, True], "called, written down, compared"
+    assert gc.isenabled()
+
+
+@pytest.mark.gpu
+def test_a_graph_that_becomes_garbage_does_not_spoil_another(gpu):
+    result, kept = torch.zeros((), device=gpu), []
+
+    def fill():
+        if torch.cuda.is_current_stream_capturing():
+            kept.clear()
+            gc.set_threshold(1, 1, 1)
+            [[] for _ in range(1000)]  # where collecting is on, that collects
+        result.copy_(torch.ones(1000, device=gpu).sum())
+
+    thresholds = gc.get_threshold()
+    try:
+        for _ in range(3):
+            repeated = Replayed(fill, gpu, result)
+            for _ in range(4):
+                repeated()
+            assert repeated.is_replayed
+            repeated.itself = repeated  # only the collector finds it
+            kept.append(repeated)
+            del repeated
+            gc.set_threshold(*thresholds)
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@pytest.mark.gpu
+def test_a_capture_that_fails_does_not_spoil_another(gpu):
+    result, host = torch.zeros(4, device=gpu), torch.zeros(4)
+    for _ in range(3):
+        refused = Replayed(lambda: result.copy_(host.add_(1)), gpu, result[0])
+        accepted = Replayed(lambda: result.copy_(torch.ones(4, device=gpu)), gpu, result[0])
+        for _ in range(4):
+            refused()
+            accepted()
+        assert not refused.is_replayed
+        assert accepted.is_replayed
 
 
 @pytest.mark.gpu
