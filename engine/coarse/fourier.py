@@ -4,8 +4,8 @@ All sides of one length are transformed together, in pieces: threads that transf
 the interpreter's lock.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -19,7 +19,11 @@ from .rounding import Array
 _LONGEST, _SHORTEST = 512, 16  # sides
 _TAIL = 5  # special tokens that may follow the cyclic ones
 _GAIN = 0.03  # nats of mean log energy above which a basis's rate is worth asking for
-_PIECE = 1024  # columns that a thread transforms
+_PIECE = 256  # columns that a thread transforms
+
+
+Side = tuple[str, int]
+"""A matrix's name, and one of its axes."""
 
 
 def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, Basis]]:
@@ -28,43 +32,57 @@ def fourier_bases(weights: Mapping[str, FloatArray]) -> dict[str, tuple[Basis, B
     That is additive or, for primes, multiplicative. A cyclic axis may be followed by a few special coordinates (the
     tokens of an operation and of "=").
     """
-    found = {name: [IDENTITY, IDENTITY] for name in weights}
-    alike: dict[int, list[tuple[str, int, FloatArray]]] = defaultdict(list)
+    sides: dict[Side, FloatArray] = {}
     for name, matrix in weights.items():
-        for axis, side in enumerate((matrix, matrix.T)):
-            if matrix.shape[1] > 1 and _SHORTEST <= len(side) <= _LONGEST and matrix.any():
-                alike[len(side)].append((name, axis, side))
-    for sides in alike.values():
-        for (name, axis, _), basis in zip(sides, _best_bases([side for *_, side in sides]), strict=True):
-            found[name][axis] = basis
-    return {name: (left, right) for name, (left, right) in found.items()}
+        if matrix.shape[1] > 1 and matrix.any():
+            sides |= {(name, 0): matrix, (name, 1): matrix.T}
+    pieces = list(_pieces({side: w for side, w in sides.items() if _SHORTEST <= len(w) <= _LONGEST}))
+    energies: dict[Side, FloatArray] = {}
+    for piece, found in zip(pieces, with_one_blas_thread_each(_energies, pieces), strict=True):
+        for side, part in zip(piece, found, strict=True):
+            energies[side] = energies[side] + part if side in energies else part
+    best = {side: _best(found) for side, found in energies.items()}
+    return {name: (best.get((name, 0), IDENTITY), best.get((name, 1), IDENTITY)) for name in weights}
 
 
-def _best_bases(sides: Sequence[FloatArray]) -> list[Basis]:
-    """The basis of axis 0 of each of `sides` ([n, k], k of its own) in which the mean log energy is least."""
-    n = len(sides[0])
-    columns = np.concatenate(sides, 1, dtype=np.float32, casting="same_kind")  # enough to compare means by
-    owners = np.repeat(np.arange(len(sides)), [side.shape[1] for side in sides])
-    pieces = [slice(start, start + _PIECE) for start in range(0, len(owners), _PIECE)]
-    bases = [IDENTITY, *_candidates(n)]
+def _pieces(sides: Mapping[Side, FloatArray]) -> Iterator[dict[Side, FloatArray]]:
+    """Columns of sides of one length, _PIECE together: small sides share a piece, large ones are in several."""
+    for length in sorted({len(columns) for columns in sides.values()}, reverse=True):
+        piece, room = {}, _PIECE
+        for side, columns in sides.items():
+            start = 0
+            while len(columns) == length and start < columns.shape[1]:
+                piece[side] = columns[:, start : start + room]
+                start, room = start + room, room - piece[side].shape[1]
+                if room == 0:
+                    yield piece
+                    piece, room = {}, _PIECE
+        if piece:
+            yield piece
 
-    def energies_in(job: tuple[Basis, slice]) -> FloatArray:
-        basis, piece = job
-        return fourier_energies(columns[:, piece], basis, owners[piece], len(sides))
 
-    found = with_one_blas_thread_each(energies_in, [(basis, piece) for basis in bases for piece in pieces])
-    energies = np.stack(found).reshape(len(bases), len(pieces), n, len(sides)).sum(1)
-    floor = 1e-3 * energies[0].sum(0) / n + np.finfo(np.float32).tiny  # squares of tiny weights vanish in float32
-    means = np.log(energies + floor).mean(1)
-    means = np.nan_to_num(means, nan=np.inf)  # and those of huge ones overflow
+def _energies(piece: Mapping[Side, FloatArray]) -> FloatArray:
+    """Of every side in a piece, in every basis, the energies of its n rows ([sides, bases, n])."""
+    columns = np.concatenate(list(piece.values()), 1, dtype=np.float32, casting="same_kind")  # enough to compare by
+    owners = np.repeat(np.arange(len(piece)), [part.shape[1] for part in piece.values()])
+    found = [fourier_energies(columns, basis, owners, len(piece)) for basis in _bases(len(columns))]
+    return np.stack(found).transpose(2, 0, 1)
+
+
+def _best(energies: FloatArray) -> Basis:
+    """The basis in which the mean log energy of the rows of a side ([bases, n]) is least."""
+    floor = 1e-3 * energies[0].mean() + np.finfo(np.float32).tiny  # squares of tiny weights vanish in float32
+    means = np.nan_to_num(np.log(energies + floor).mean(1), nan=np.inf)  # and those of huge ones overflow
     means[0] -= _GAIN
-    return [bases[index] for index in means.argmin(0)]
+    return _bases(energies.shape[1])[means.argmin()]
 
 
-def _candidates(n: int) -> list[Basis]:
+@cache
+def _bases(n: int) -> list[Basis]:
+    """The identity, and the bases that an axis of length n may be in."""
     periods = range(n, max(n - _TAIL, _SHORTEST) - 1, -1)
     kinds = {p: (BasisKind.FOURIER, BasisKind.MULTIPLICATIVE)[: 1 + is_prime(p)] for p in periods}
-    return [Basis(kind, period) for period in periods for kind in kinds[period]]
+    return [IDENTITY, *(Basis(kind, period) for period in periods for kind in kinds[period])]
 
 
 def fourier_energies(columns: Array, basis: Basis, owners: IntArray, count: int) -> FloatArray:
