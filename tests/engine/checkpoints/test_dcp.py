@@ -77,6 +77,7 @@ def work(rank, folder):
         dcp.save({"app": {"model": state, "optim": {}}}, checkpoint_id=folder / "step-4")
         if rank == 0:
             torch.save(whole, folder / "whole.tensors")
+        dist.barrier()  # gloo can abort a process that leaves while the other still talks to it
     finally:
         dist.destroy_process_group()
 

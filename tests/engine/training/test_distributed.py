@@ -68,6 +68,7 @@ def work(rank, port):
         for wrap in (as_ddp, as_fsdp):
             for order in ("before", "after"):
                 check_equals_one_process(wrap, order, rank, x)
+        dist.barrier()  # gloo can abort a process that leaves while the other still talks to it
     finally:
         dist.destroy_process_group()
 
