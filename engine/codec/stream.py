@@ -27,6 +27,7 @@ class Stream(ABC):
     def bits(self, value: int, width: int) -> int:
         """A number below 2^width, each bit at full price."""
         self._prepare()
+        value = int(value)  # numba takes its time over enumerations, and compiles the coder for each of them
         return arithmetic.code_bits(self.encoding, value, width, self._state, self._buffer)
 
     def natural(self, value: int, order: int) -> int:
