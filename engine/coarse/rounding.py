@@ -20,6 +20,8 @@ from .rate import laplace_costs
 _TINY = 1e-30
 Array = NDArray[np.floating]
 """Metrics and errors may be in float32; what is rounded is in float64, for steps may be fine."""
+Factors = tuple[Array, FloatArray]
+"""Unit lower L ([n, n]; [0, 0] for a diagonal metric) and D ([n]) of a metric L D Lᵀ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Metric:
         return np.argsort(diagonal, kind="stable")
 
     @lazy
-    def factors(self) -> tuple[Array, FloatArray]:
+    def factors(self) -> Factors:
         """Unit lower L ([n, n] float32, [0, 0] for a diagonal metric) and D ([n]) of the damped metric in `order`."""
         damped = self.damped
         if damped.ndim == 1:
@@ -67,10 +69,8 @@ class Metric:
 @njit(cache=True, fastmath=True, nogil=True)
 def _round(
     weights: FloatArray,
-    lower_rows: Array,
-    price_rows: FloatArray,
-    lower_columns: Array,
-    price_columns: FloatArray,
+    row_factors: Factors,
+    column_factors: Factors,
     step: FloatArray,
     slope: float,
     per_unit: FloatArray,
@@ -78,6 +78,7 @@ def _round(
     errors: Array,
 ) -> None:
     rows, columns = weights.shape
+    (lower_rows, price_rows), (lower_columns, price_columns) = row_factors, column_factors
     from_rows = np.zeros(columns, np.float32)
     from_columns = np.zeros(columns, np.float32)
     for i in range(rows - 1, -1, -1):
@@ -113,7 +114,7 @@ def _round(
 
 def round_matrix(weights: FloatArray, rows: Metric, columns: Metric, step: FloatArray, slope: float) -> IntArray:
     """Integers ([m, n]) for `weights` ([m, n]) in units of `step` ([m], one per row) at `slope` distortion per bit."""
-    return _rounded(weights, rows.order, columns.order, *rows.factors, *columns.factors, step, slope)
+    return _rounded(weights, rows.order, columns.order, rows.factors, columns.factors, step, slope)
 
 
 @njit(cache=True, nogil=True)
@@ -121,10 +122,8 @@ def _rounded(
     weights: FloatArray,
     order_rows: IntArray,
     order_columns: IntArray,
-    lower_rows: Array,
-    price_rows: FloatArray,
-    lower_columns: Array,
-    price_columns: FloatArray,
+    row_factors: Factors,
+    column_factors: Factors,
     step: FloatArray,
     slope: float,
 ) -> IntArray:
@@ -136,10 +135,9 @@ def _rounded(
             sorted_weights[i, j] = weights[order_rows[i], order_columns[j]]
     mean = _mean_magnitudes(sorted_weights, sorted_step)
     symbols, errors = np.empty(weights.shape), np.empty(weights.shape, np.float32)
-    metric = (lower_rows, price_rows, lower_columns, price_columns)
     for _ in range(2 if slope > 0 else 1):
         per_unit = np.minimum(laplace_costs(np.maximum(mean, 0.02))[1], 6.0)
-        _round(sorted_weights, *metric, sorted_step, slope, per_unit, symbols, errors)
+        _round(sorted_weights, row_factors, column_factors, sorted_step, slope, per_unit, symbols, errors)
         mean = _mean_magnitudes(symbols, np.ones(step.size))
     result = np.empty(weights.shape, np.int64)
     for i in range(order_rows.size):

@@ -19,6 +19,7 @@ _HALF = ONE // 2
 _UNKNOWN = LEVELS  # the level of a row or prior about which nothing is known yet
 _DEEP = 10  # unary positions told apart by the contexts
 _POSITION = np.array([r if r < 7 else min(_DEEP - 1, 6 + (r - 3) // 4) for r in range(DEPTH)], np.int64)
+_TOGETHER = 1024  # symbols that room is made for at once, 64 bytes each at most
 _SLOTS = (LEVELS + 1) * (LEVELS + 1) * _DEEP * 2
 
 
@@ -136,7 +137,7 @@ def code_matrix(
     previous = np.array([24, 24])
     for c in range(columns):
         if encoding:
-            buffer = reserve(state, buffer, 64 * (rows + 1))
+            buffer = reserve(state, buffer, 64)
         zeros = 1 if encoding and not symbols[:, c].any() else 0
         zeros = code_bit(encoding, zeros, empty[after], state, buffer)
         empty[after] += ((zeros << 16) - empty[after]) >> 4
@@ -164,7 +165,9 @@ def code_matrix(
             slots[4] = (2 * min(c, 60) + part) * _DEEP
             slots[5] = (column * (LEVELS + 1) + known[i]) * _DEEP
             slots[6] = (near * (LEVELS + 1) + row) * _DEEP
-            if not encoding and state[POSITION] > buffer.size + SLACK:
+            if encoding and i % _TOGETHER == 0:
+                buffer = reserve(state, buffer, 64 * _TOGETHER)
+            elif not encoding and state[POSITION] > buffer.size + SLACK:
                 return buffer
             magnitude = abs(symbols[i, c]) if encoding else 0
             # In unary, and here: as a function of its own it takes three times as long.

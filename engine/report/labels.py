@@ -21,7 +21,8 @@ def format_cell(column: str, value: Any) -> str:
         return value
     if value is None or math.isnan(value):
         return "–"
-    if float(value).is_integer() and (column in ("step", "epoch", "parameters", "nonfinite") or "bytes" in column):
+    counted = column in ("step", "epoch", "parameters", "nonfinite") or "bytes" in column or "_largest@" in column
+    if counted and float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:.4g}"
 

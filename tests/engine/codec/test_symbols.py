@@ -86,3 +86,12 @@ def test_a_class_is_two_to_an_octave_up_to_the_last():
         expected = min(2 * octave + upper + 1, symbols.LEVELS - 1) if magnitude else 0
         assert symbols.level(magnitude) == expected
     assert symbols.level(-1) == 0
+
+
+def test_room_is_made_for_what_is_coded_and_not_for_what_a_tall_column_could_take():
+    column = np.zeros((1 << 20, 1), np.int64)
+    column[0] = 1
+    stream = MixingStream()
+    stream.matrix(column, 0, np.full(len(column), -1))
+    assert len(stream.finish()) < 1 << 10
+    assert stream._buffer.size < 1 << 18

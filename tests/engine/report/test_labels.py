@@ -29,7 +29,12 @@ def test_the_unit_is_that_of_the_rounded_size(size, text):
 
 @pytest.mark.parametrize(
     ("column", "value", "text"),
-    [("step", 12000, "12,000"), ("complexity_bytes@1.0", 21235.0, "21,235"), ("loss", 0.12345, "0.1235")],
+    [
+        ("step", 12000, "12,000"),
+        ("complexity_bytes@1.0", 21235.0, "21,235"),
+        ("complexity_largest@1.0", 21235.0, "21,235"),
+        ("loss", 0.12345, "0.1235"),
+    ],
 )
 def test_cells_for_people(column, value, text):
     assert format_cell(column, value) == text
