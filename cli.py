@@ -94,11 +94,7 @@ def demo(out: Path) -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a checkpoint each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the complexity search.")
 @click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Searches for each ε; the smallest counts.",
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches for each ε; the smallest counts."
 )
 @click.option("--moves", type=click.IntRange(1), help="Of the search; more find smaller files.  [default: 100]")
 @click.option("--watch", is_flag=True, help="Go on as new checkpoints come, until interrupted.")
